@@ -1,0 +1,202 @@
+"""Every exception fedge raises on purpose, sorted by who must act.
+
+The parent class tells the caller what state it is in; the fields let a test,
+a log or fleet state read the cause without parsing text. Wrong use by our own
+code (a wrong call order) is a `RuntimeError` and not listed here.
+"""
+
+from __future__ import annotations
+
+
+class FedgeError(Exception):
+    """Base of every error fedge raises on purpose."""
+
+
+# --- the person who configures must act -----------------------------------------------
+
+
+class SettingError(FedgeError):
+    """A setting or an argument is wrong; nothing was started or changed."""
+
+
+class TaskError(FedgeError):
+    """A task's `task.json` or its code part is wrong, or data does not fit its schema."""
+
+
+class StateError(FedgeError):
+    """A state directory cannot be used: in use, corrupt, or of another version."""
+
+
+# --- the sender of some bytes must act ------------------------------------------------
+
+
+class RecordError(FedgeError):
+    """Bytes that should hold a record do not: malformed, of another schema, or out of range."""
+
+
+class EnvelopeError(RecordError):
+    """A signed envelope was refused; nothing of it was stored."""
+
+
+class SignatureError(EnvelopeError):
+    """The signature does not fit the envelope, its payload or the key."""
+
+
+class UnknownKeyError(EnvelopeError):
+    """The key that signed is not admitted."""
+
+    def __init__(self, gateway: str) -> None:
+        super().__init__(gateway)
+        self.gateway = gateway
+
+    def __str__(self) -> str:
+        return f"gateway {self.gateway} is not admitted; run `fedge server admit` with its key"
+
+
+class SequenceConflictError(EnvelopeError):
+    """A sequence number is already stored for another payload."""
+
+    def __init__(self, gateway: str, seq: int) -> None:
+        super().__init__(gateway, seq)
+        self.gateway, self.seq = gateway, seq
+
+    def __str__(self) -> str:
+        return f"gateway {self.gateway} already sent another payload as number {self.seq}"
+
+
+class NonFiniteValueError(FedgeError):
+    """A value that must be finite is NaN or infinite; nothing changed."""
+
+
+class RequestError(FedgeError):
+    """An inference or feedback request was refused with a 4xx.
+
+    Attributes:
+        status: the HTTP status, 400 to 499.
+        field: the part of the request that is wrong, as a path such as `inputs[0].shape`.
+    """
+
+    def __init__(self, status: int, field: str, message: str) -> None:
+        super().__init__(status, field, message)
+        self.status, self.field, self.message = status, field, message
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}"
+
+
+# --- privacy: nothing was released ----------------------------------------------------
+
+
+class BudgetError(FedgeError):
+    """The ledger refused; nothing was charged and nothing may be released."""
+
+
+class BudgetExhaustedError(BudgetError):
+    """A block has too little left for what was asked.
+
+    Attributes:
+        block: the data block.
+        asked_nano: what was asked, in nano-RDP at the policy's order.
+        left_nano: what the block has left.
+    """
+
+    def __init__(self, block: int, asked_nano: int, left_nano: int) -> None:
+        super().__init__(block, asked_nano, left_nano)
+        self.block, self.asked_nano, self.left_nano = block, asked_nano, left_nano
+
+    def __str__(self) -> str:
+        return f"block {self.block} has {self.left_nano} nano-RDP left, {self.asked_nano} asked"
+
+
+class UnknownEventError(BudgetError):
+    """The accountant does not know this mechanism; its cost is unknown, so it is refused."""
+
+
+class ReservationError(BudgetError):
+    """Noise was asked for without a reservation, a second time, or for other parameters."""
+
+
+# --- a gateway keeps the model it has -------------------------------------------------
+
+
+class UpdateRejectedError(FedgeError):
+    """A release was refused; the gateway keeps the model it has.
+
+    `reason` is a short fixed word that travels to fleet state.
+    """
+
+    reason = "rejected"
+
+
+class UntrustedReleaseError(UpdateRejectedError):
+    """Metadata is not signed as it must be, is expired, or went backwards."""
+
+    reason = "untrusted-metadata"
+
+
+class TamperedFileError(UpdateRejectedError):
+    """A file's bytes are not those that were signed."""
+
+    reason = "tampered-file"
+
+
+class RollbackError(UpdateRejectedError):
+    """The offered release is older than the oldest this gateway may run."""
+
+    reason = "older-than-floor"
+
+    def __init__(self, offered: int, floor: int) -> None:
+        super().__init__(offered, floor)
+        self.offered, self.floor = offered, floor
+
+    def __str__(self) -> str:
+        return f"offered release {self.offered}, the floor is {self.floor}"
+
+
+class HardwareMismatchError(UpdateRejectedError):
+    """The release holds no variant for this hardware class."""
+
+    reason = "wrong-hardware"
+
+
+class SchemaMismatchError(UpdateRejectedError):
+    """The release speaks another task or task version than this gateway was set up for."""
+
+    reason = "wrong-task"
+
+
+class TrialFailedError(UpdateRejectedError):
+    """The model did not start, or failed its golden vectors or its latency probe."""
+
+    reason = "trial-failed"
+
+
+# --- training and the centre ----------------------------------------------------------
+
+
+class BundleRefusedError(FedgeError):
+    """A Flower bundle holds code, or names another ClientApp than ours."""
+
+
+class ParticipationRefusedError(FedgeError):
+    """A gateway does not take part in a run. `reason` is a public fact."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class UpdateInvalidError(FedgeError):
+    """An adapter update failed a check (shape, finite, norm) and was not summed."""
+
+
+class RunFailedError(FedgeError):
+    """A retraining run ended without a result; it may be retried under the same run id."""
+
+
+class GateFailedError(FedgeError):
+    """A candidate did not pass a gate and does not become a release."""
+
+
+class OutboundError(FedgeError):
+    """A server could not be reached or did not answer as it should; try again later."""

@@ -1,0 +1,165 @@
+"""Who signed this: Ed25519 identities and the envelope that everything leaving a gateway wears.
+
+A gateway's identity is the fingerprint of its key. Any number of transports may
+carry an envelope; none of them is trusted. Which keys are admitted is the
+receiver's business, not decided here.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from pydantic import Field
+
+from fedge.errors import RecordError, SettingError, SignatureError
+from fedge.records import Count, Fingerprint, Record, Sha256, sha256_hex
+
+MAGIC = b"FEDGE1"
+MAX_HEADER_BYTES = 4096
+EnvelopeKind = Literal["report", "status", "update", "counts"]
+
+
+def fingerprint(public_key: bytes) -> str:
+    """The name of a key: the first 16 bytes of its SHA-256, in hex."""
+    return sha256_hex(public_key)[:32]
+
+
+class Identity:
+    """A private Ed25519 key that names and signs for one gateway."""
+
+    def __init__(self, key: Ed25519PrivateKey) -> None:
+        self._key = key
+        self.public_key = key.public_key().public_bytes_raw()
+        self.fingerprint = fingerprint(self.public_key)
+
+    @classmethod
+    def create(cls, path: Path) -> Identity:
+        """Make a new key and write it (PEM, mode 0600).
+
+        Raises:
+            SettingError: the file exists; an identity is never overwritten.
+        """
+        identity = cls(Ed25519PrivateKey.generate())
+        pem = identity._key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        except FileExistsError as error:
+            raise SettingError(f"{path} exists; a gateway's identity is never replaced") from error
+        with os.fdopen(handle, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+        return identity
+
+    @classmethod
+    def load(cls, path: Path) -> Identity:
+        """Read a key that `create` wrote.
+
+        Raises:
+            SettingError: the file is missing or holds no Ed25519 key.
+        """
+        try:
+            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+        except (OSError, ValueError) as error:
+            raise SettingError(f"cannot read the key {path}: {error}") from error
+        if not isinstance(key, Ed25519PrivateKey):
+            raise SettingError(f"{path} holds no Ed25519 key")
+        return cls(key)
+
+    @classmethod
+    def from_seed(cls, seed: bytes) -> Identity:
+        """A reproducible key for simulations: 32 bytes of seed are the private key."""
+        return cls(Ed25519PrivateKey.from_private_bytes(seed))
+
+    def sign(self, data: bytes) -> bytes:
+        return self._key.sign(data)
+
+
+class EnvelopeHeader(Record):
+    """What is signed: the payload enters through its hash."""
+
+    schema_version: Literal[1] = 1
+    kind: EnvelopeKind
+    gateway: Fingerprint
+    seq: Count
+    payload_sha256: Sha256
+    simulated: bool = Field(default=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """A signed payload. `from_bytes` checks form only; call `verify` before use."""
+
+    header: EnvelopeHeader
+    payload: bytes
+    signature: bytes
+
+    @classmethod
+    def seal(
+        cls,
+        identity: Identity,
+        kind: EnvelopeKind,
+        seq: int,
+        payload: bytes,
+        *,
+        simulated: bool = False,
+    ) -> Envelope:
+        """Sign `payload` as number `seq` of `identity`."""
+        header = EnvelopeHeader(
+            kind=kind,
+            gateway=identity.fingerprint,
+            seq=seq,
+            payload_sha256=sha256_hex(payload),
+            simulated=simulated,
+        )
+        return cls(header, payload, identity.sign(MAGIC + header.to_bytes()))
+
+    def verify(self, public_key: bytes) -> None:
+        """Check payload hash, key and signature.
+
+        Raises:
+            SignatureError: one of them does not fit.
+        """
+        if sha256_hex(self.payload) != self.header.payload_sha256:
+            raise SignatureError("the payload is not the one that was signed")
+        if fingerprint(public_key) != self.header.gateway:
+            raise SignatureError("the key is not the sender's")
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(
+                self.signature, MAGIC + self.header.to_bytes()
+            )
+        except (InvalidSignature, ValueError) as error:
+            raise SignatureError("the signature does not fit") from error
+
+    def to_bytes(self) -> bytes:
+        """`FEDGE1`, header length (u16, big-endian), header, 64 bytes of signature, payload."""
+        header = self.header.to_bytes()
+        return MAGIC + struct.pack(">H", len(header)) + header + self.signature + self.payload
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Envelope:
+        """Take apart what `to_bytes` wrote.
+
+        Raises:
+            RecordError: the bytes are no envelope.
+        """
+        start = len(MAGIC) + 2
+        if len(data) < start or data[: len(MAGIC)] != MAGIC:
+            raise RecordError("not a fedge envelope")
+        (length,) = struct.unpack(">H", data[len(MAGIC) : start])
+        end = start + length + 64
+        if length > MAX_HEADER_BYTES or len(data) < end:
+            raise RecordError("the envelope is truncated")
+        header = EnvelopeHeader.from_bytes(data[start : start + length])
+        return cls(header, data[end:], data[start + length : end])

@@ -1,0 +1,74 @@
+"""Frozen records that cross a wire or a disk.
+
+Every record forbids unknown fields, checks its values when it is built, refuses
+NaN and infinity, and has one canonical JSON form (sorted keys, no blanks), so
+that hashes and signatures over it mean something. Facts are fields; verdicts
+are properties derived from them. A record names its kind from a closed list,
+never a class to import.
+
+Counts and indices: windows, blocks, arrival slots and sequence numbers start at
+0 (release counters at 1). Times are seconds since the epoch, UTC.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fedge.errors import RecordError
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+"""The first 16 bytes of SHA-256 over a raw Ed25519 public key, in hex: a gateway's name."""
+PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,63}$")]
+RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+NoisyCount = Annotated[int, Field(gt=-(2**31), lt=2**31)]
+
+
+def canonical(value: Any) -> bytes:
+    """One byte string for one JSON value: sorted keys, no blanks, UTF-8, no NaN."""
+    text = json.dumps(
+        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+    return text.encode()
+
+
+def sha256_hex(data: bytes) -> str:
+    """SHA-256 of `data` in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+class Record(BaseModel):
+    """Base of all records: frozen, strict, closed, finite."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, ser_json_bytes="base64"
+    )
+
+    def to_bytes(self) -> bytes:
+        """The canonical JSON of this record."""
+        return canonical(self.model_dump(mode="json"))
+
+    @classmethod
+    def from_bytes(cls, data: bytes | str) -> Self:
+        """Read what `to_bytes` wrote; `from_bytes(r.to_bytes()) == r`.
+
+        Raises:
+            RecordError: the bytes are no such record. Names the first wrong field.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "record"
+            raise RecordError(f"{cls.__name__}: {where}: {first['msg']}") from error
+
+    @property
+    def content_sha256(self) -> str:
+        """SHA-256 over the canonical bytes."""
+        return sha256_hex(self.to_bytes())

@@ -1,0 +1,70 @@
+"""What a gateway sends on its own account: window reports and its status."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedge.records.base import Count, Name, NoisyCount, Record, Sha256
+from fedge.records.privacy import BlockSpending
+
+
+class FeatureCounts(Record):
+    """The noised counts of one stream in one window.
+
+    `numeric` holds 15 dyadic sums over 16 frozen bins, level by level from the root, each the
+    sum of +1 (right half) or -1 (left half) over the records that reach the node, then the
+    count of missing or non-finite values. `categorical` holds one count per declared category,
+    then one for all others, missing ones included.
+    """
+
+    name: Name
+    kind: Literal["numeric", "categorical"]
+    counts: tuple[NoisyCount, ...] = Field(min_length=1, max_length=4096)
+    sigma2: int = Field(gt=0)
+
+
+class WindowReport(Record):
+    """What leaves a gateway about one window: public facts and noised counts.
+
+    Attributes:
+        window: this gateway's window index, never used twice.
+        block, release, reference_sha256: what the window belongs to; it is cut when one changes.
+        first_slot, slots: arrival slots covered; a slot may be empty (null record).
+        opened_at, closed_at: arrival time of the first slot and time of closing.
+        planned_slots: the full window length; `slots` is smaller for a window that was cut.
+    """
+
+    task: Name
+    window: Count
+    block: Count
+    release: int = Field(ge=1)
+    reference_sha256: Sha256
+    first_slot: Count
+    slots: Count
+    planned_slots: int = Field(gt=0)
+    opened_at: float = Field(ge=0)
+    closed_at: float = Field(ge=0)
+    features: tuple[FeatureCounts, ...] = Field(min_length=1, max_length=4096)
+
+
+class GatewayStatus(Record):
+    """Public facts a gateway reports about itself. Nothing here depends on a record's content."""
+
+    release: int = Field(ge=0)
+    release_sha256: str
+    variant: Literal["int8", "float", "none"]
+    slot: Literal["A", "B", "none"]
+    hardware: str = Field(max_length=32)
+    install_state: str = Field(max_length=32)
+    refused_release: int = Field(ge=0)
+    refused_reason: str = Field(max_length=64)
+    next_slot: Count
+    windows: Count
+    dropped_observations: Count
+    spool_depth: Count
+    spool_dropped: Count
+    worker_restarts: Count
+    blocks: tuple[BlockSpending, ...] = Field(max_length=64)
+    at: float = Field(ge=0)
