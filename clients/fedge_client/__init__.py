@@ -1,0 +1,1 @@
+"""What runs on a gateway: supervisor, agent, trainer, courier and the SuperNode wrapper."""

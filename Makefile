@@ -1,0 +1,42 @@
+# Every target works from a bare clone: each makes the environment that it needs.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+TORCH_VERSION := 2.13.0
+ARGS ?=
+AREA ?= loop
+
+.PHONY: setup demo test check bench notebooks clean
+.DEFAULT_GOAL := setup
+
+setup: $(READY)
+
+# torch goes first and alone: its index (TORCH_INDEX=<address>) must not decide where the rest comes from.
+$(READY): pyproject.toml constraints.txt
+	@start=$$(date +%s); \
+	$(PYTHON) -m venv $(VENV) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==$(TORCH_VERSION) \
+	  $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) && \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]' && \
+	echo $$(( $$(date +%s) - start )) > $(READY) && \
+	echo "environment ready in $$(cat $(READY)) s"
+
+demo: $(READY)
+	@FEDGE_SETUP_SECONDS=$$(cat $(READY)) $(BIN)/fedge demo $(ARGS)
+
+test: $(READY)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+bench: $(READY)
+	@$(BIN)/python -m benchmarks.run --area $(AREA) $(ARGS)
+
+notebooks: $(READY)
+	@$(BIN)/python -m pytest tests/notebooks $(ARGS)
+
+clean:
+	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

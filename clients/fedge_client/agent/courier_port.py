@@ -1,0 +1,94 @@
+"""The unix socket on which the agent answers the courier.
+
+Group-only, and the peer's credentials are checked: Flower's process may ask,
+nothing else on the host may. One message at a time, on one long-lived thread: a
+trainer started here would otherwise end with the thread that started it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from fedge.errors import FedgeError, ParticipationRefusedError, RecordError
+from fedge.records import RoundRequest
+from fedge_client.frames import read_request, write_answer
+
+log = logging.getLogger(__name__)
+
+Answer = Callable[[RoundRequest, bytes], bytes]
+
+
+def peer_is_allowed(connection: socket.socket, group: int) -> bool:
+    """Whether the process at the other end is this user, root, or of the socket's group."""
+    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    _, uid, gid = struct.unpack("3i", credentials)
+    return uid in (0, os.getuid()) or gid == group
+
+
+class CourierPort:
+    """Serves `answer` on a unix socket until `close`.
+
+    Args:
+        path: the socket; a file left there by a killed agent is replaced.
+        answer: takes a request and its arrays, gives a sealed envelope.
+    """
+
+    def __init__(self, path: Path, answer: Answer) -> None:
+        path.unlink(missing_ok=True)
+        self._path, self._answer = path, answer
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        mask = os.umask(0o117)
+        try:
+            self._socket.bind(str(path))
+        finally:
+            os.umask(mask)
+        self._group = path.stat().st_gid
+        self._socket.listen(4)
+        self._stopping = False
+        self._thread = threading.Thread(target=self._serve, name="courier-port", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stopping = True
+        # `close` alone would leave the thread waiting in `accept`.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._path.unlink(missing_ok=True)
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                if not peer_is_allowed(connection, self._group):
+                    log.warning("refused a peer of another user and group")
+                    continue
+                try:
+                    self._exchange(connection)
+                except (OSError, EOFError) as error:
+                    log.warning("the courier went away: %s", error)
+
+    def _exchange(self, connection: socket.socket) -> None:
+        try:
+            header, arrays = read_request(connection)
+            envelope = self._answer(RoundRequest.from_bytes(header), arrays)
+        except ParticipationRefusedError as error:
+            write_answer(connection, ok=False, reason=error.reason)
+        except RecordError as error:
+            log.warning("malformed request: %s", error)
+            write_answer(connection, ok=False, reason="malformed-request")
+        except FedgeError as error:
+            log.error("the run failed here: %s", error)
+            write_answer(connection, ok=False, reason="failed")
+        else:
+            write_answer(connection, ok=True, reason="", envelope=envelope)

@@ -1,0 +1,55 @@
+"""The egress gate: the one place through which anything leaves a gateway.
+
+Three kinds of data exist. Public facts pass free, but only as one of the record
+types listed here. Content-derived payloads pass only together with the
+settlement of a ledger reservation, in the same transaction that stores their
+bytes. Records never pass.
+"""
+
+from __future__ import annotations
+
+from fedge.identity import EnvelopeKind
+from fedge.privacy.ledger import Ledger, Reservation
+from fedge.records import GatewayStatus, sha256_hex
+from fedge.statefile import StateFile
+from fedge_client.agent.spool import Channel, Spool
+
+PUBLIC_FACTS = (GatewayStatus,)
+"""Record types whose every field is a public fact."""
+
+
+class EgressGate:
+    """Lets public facts and charged, noised payloads into the spool, and nothing else."""
+
+    def __init__(self, state: StateFile, ledger: Ledger, spool: Spool) -> None:
+        self._state, self._ledger, self._spool = state, ledger, spool
+
+    def public_facts(self, facts: GatewayStatus) -> bytes:
+        """Send facts that depend on no record's content. Answers the sealed envelope."""
+        if type(facts) not in PUBLIC_FACTS:
+            raise RuntimeError(f"{type(facts).__name__} is not declared as public facts")
+        return self._spool.put_status(facts.to_bytes())
+
+    def release(
+        self,
+        kind: EnvelopeKind,
+        payload: bytes,
+        *,
+        reservation: Reservation,
+        key: str,
+        noise_kind: str,
+        channel: Channel,
+        spool_key: str,
+    ) -> bytes:
+        """Settle the reservation's part `key` and keep the noised bytes, in one transaction.
+
+        Only after this returned was anything released: a crash before it leaves the charge
+        standing and the bytes nowhere. Asked again with a known `spool_key`, it answers the
+        stored envelope.
+        """
+        with self._state.transaction():
+            stored = self._spool.stored(spool_key)
+            if stored is not None:
+                return stored
+            self._ledger.settle(reservation, key, sha256_hex(payload), noise_kind)
+            return self._spool.put(kind, payload, key=spool_key, channel=channel)

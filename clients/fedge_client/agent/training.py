@@ -1,0 +1,238 @@
+"""What the agent decides about a training request, and the run that follows.
+
+The server asks; the gateway decides by itself, from its own policy and ledger
+and from public facts only. The whole run is reserved before its first step, the
+trainer sees records only under that reservation, and a round that is asked
+again gets the stored answer.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedge.data.blocks import BlockStore, LabelledRecords
+from fedge.errors import (
+    BudgetExhaustedError,
+    FedgeError,
+    ParticipationRefusedError,
+    ReservationError,
+)
+from fedge.privacy.grants import Grant
+from fedge.privacy.ledger import Ledger, Reservation
+from fedge.records import (
+    AdapterUpdate,
+    DiscreteGaussianEvent,
+    PairedCounts,
+    RoundRequest,
+    RunSpec,
+    TrainingPlan,
+    sha256_hex,
+)
+from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.spool import Spool
+
+log = logging.getLogger(__name__)
+
+Vector = npt.NDArray[np.float32]
+
+
+class Trainer(Protocol):
+    """Trains one run's adapter; every answer is noised already."""
+
+    noise_kind: str
+
+    def round(self, vector: Vector, grant: Grant) -> Vector:
+        """Local steps from `vector`; answers the change, float32, of the same length."""
+
+    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
+        """Noised counts: only the candidate right, only the present release right."""
+
+    def close(self) -> None:
+        """End the trainer and forget its records."""
+
+
+StartTrainer = Callable[[Path, TrainingPlan, LabelledRecords], Trainer]
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """The committed release: where its files lie and what it is."""
+
+    counter: int
+    sha256: str
+    folder: Path
+
+
+class TrainingDesk:
+    """Answers a run's messages.
+
+    Args:
+        gateway: this gateway's fingerprint.
+        serving: the committed release, or None before the first.
+        closed_windows: number of windows closed so far, a public fact.
+        start_trainer: starts the trainer of a run.
+        noise_kind: what the trainer draws with; recorded with each settlement.
+    """
+
+    def __init__(
+        self,
+        *,
+        gateway: str,
+        task: str,
+        ledger: Ledger,
+        store: BlockStore,
+        gate: EgressGate,
+        spool: Spool,
+        serving: Callable[[], Serving | None],
+        closed_windows: Callable[[], int],
+        start_trainer: StartTrainer,
+        enabled: bool = True,
+    ) -> None:
+        self._gateway, self._task, self._enabled = gateway, task, enabled
+        self._ledger, self._store, self._gate, self._spool = ledger, store, gate, spool
+        self._serving, self._closed_windows = serving, closed_windows
+        self._start_trainer = start_trainer
+        self._run_id = ""
+        self._trainer: Trainer | None = None
+
+    def answer(self, request: RoundRequest, arrays: bytes) -> bytes:
+        """The sealed envelope that answers `request`.
+
+        Raises:
+            ParticipationRefusedError: this gateway does not take part; `reason` is public.
+            FedgeError: it wanted to and failed; asking again under the same run id is safe.
+        """
+        spec = request.spec
+        key = f"{spec.run_id}/{request.phase}/{request.round}"
+        if (stored := self._spool.stored(key)) is not None:
+            return stored
+        serving = self._check(request, arrays)
+        reservation = self._reserve(spec)
+        vector = np.frombuffer(arrays, dtype="<f4").astype(np.float32)
+        trainer = self._trainer_for(spec, serving)
+        try:
+            if request.phase == "train":
+                kind, payload = "update", self._train(request, vector, trainer, reservation, key)
+            else:
+                kind, payload = "counts", self._evaluate(request, vector, trainer, reservation, key)
+        except (OSError, FedgeError):
+            self.close()
+            raise
+        envelope = self._gate.release(
+            kind,  # type: ignore[arg-type]
+            payload,
+            reservation=reservation,
+            key=key,
+            noise_kind=trainer.noise_kind,
+            channel="reply",
+            spool_key=key,
+        )
+        if request.phase == "evaluate":
+            self.close()
+        return envelope
+
+    def close(self) -> None:
+        """End the present run's trainer, if one lives."""
+        if self._trainer is not None:
+            self._trainer.close()
+        self._trainer, self._run_id = None, ""
+
+    def _check(self, request: RoundRequest, arrays: bytes) -> Serving:
+        """Everything about participation is decided here, from public facts alone."""
+        spec, plan = request.spec, request.spec.plan
+        mine = next((p for p in spec.participants if p.gateway == self._gateway), None)
+        if mine is None:
+            raise ParticipationRefusedError("not-in-cohort")
+        if not self._enabled:
+            raise ParticipationRefusedError("training-switched-off")
+        if spec.task != self._task:
+            raise ParticipationRefusedError("other-task")
+        serving = self._serving()
+        if serving is None or (serving.counter, serving.sha256) != (
+            spec.base_release,
+            spec.base_sha256,
+        ):
+            raise ParticipationRefusedError("other-release")
+        if not mine.first_window <= mine.last_window < self._closed_windows():
+            raise ParticipationRefusedError("windows-not-closed")
+        if request.phase == "train" and request.round >= plan.rounds:
+            raise ParticipationRefusedError("round-not-planned")
+        if len(arrays) != 4 * plan.dimension or sha256_hex(arrays) != request.arrays_sha256:
+            raise ParticipationRefusedError("arrays-do-not-fit")
+        if not np.isfinite(np.frombuffer(arrays, dtype="<f4")).all():
+            raise ParticipationRefusedError("arrays-not-finite")
+        return serving
+
+    def _reserve(self, spec: RunSpec) -> Reservation:
+        mine = next(p for p in spec.participants if p.gateway == self._gateway)
+        blocks = self._store.blocks_of(mine.first_window, mine.last_window)
+        if not blocks:
+            raise ParticipationRefusedError("windows-not-kept")
+        try:
+            return self._ledger.reserve_run(spec.run_id, blocks, spec.plan.events)
+        except BudgetExhaustedError as error:
+            log.warning("run %s refused: %s", spec.run_id, error)
+            raise ParticipationRefusedError("budget-exhausted") from error
+        except ReservationError as error:
+            raise ParticipationRefusedError("run-id-used-for-other-content") from error
+
+    def _trainer_for(self, spec: RunSpec, serving: Serving) -> Trainer:
+        if self._trainer is None or self._run_id != spec.run_id:
+            self.close()
+            mine = next(p for p in spec.participants if p.gateway == self._gateway)
+            records = self._store.labelled(mine.first_window, mine.last_window, spec.plan.divisor)
+            self._trainer = self._start_trainer(serving.folder, spec.plan, records)
+            self._run_id = spec.run_id
+        return self._trainer
+
+    def _train(
+        self,
+        request: RoundRequest,
+        vector: Vector,
+        trainer: Trainer,
+        reservation: Reservation,
+        key: str,
+    ) -> bytes:
+        plan = request.spec.plan
+        event = DiscreteGaussianEvent(
+            sensitivity2=plan.sensitivity2,
+            sigma2=plan.sigma2,
+            count=plan.steps,
+            dimension=plan.dimension,
+        )
+        change = trainer.round(vector, self._ledger.grant(reservation, key, event))
+        return AdapterUpdate(
+            run_id=request.spec.run_id,
+            round=request.round,
+            dimension=plan.dimension,
+            values=change.astype("<f4").tobytes(),
+        ).to_bytes()
+
+    def _evaluate(
+        self,
+        request: RoundRequest,
+        vector: Vector,
+        trainer: Trainer,
+        reservation: Reservation,
+        key: str,
+    ) -> bytes:
+        plan = request.spec.plan
+        event = DiscreteGaussianEvent(
+            sensitivity2=1, sigma2=plan.evaluation_sigma2, count=1, dimension=2
+        )
+        candidate_only, present_only = trainer.evaluate(
+            vector, self._ledger.grant(reservation, key, event)
+        )
+        return PairedCounts(
+            run_id=request.spec.run_id,
+            candidate_only=candidate_only,
+            present_only=present_only,
+            sigma2=plan.evaluation_sigma2,
+        ).to_bytes()

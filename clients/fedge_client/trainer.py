@@ -1,0 +1,155 @@
+"""The trainer: a process that lives for one run, at low priority, and then is gone.
+
+The agent starts it, hands it the records of the run through a pipe (they touch no
+other file) and asks for one round at a time. Every answer was noised here, under
+a grant of the agent's ledger, before it enters the pipe. This is the only process
+of a gateway that loads torch.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from fedge.data.blocks import LabelledRecords
+from fedge.errors import RunFailedError
+from fedge.lifetime import die_with_parent
+from fedge.privacy.grants import Grant
+from fedge.records import TrainingPlan, canonical
+
+log = logging.getLogger(__name__)
+
+Vector = npt.NDArray[np.float32]
+TRAINER_NICENESS = 10
+_ARRAYS = ("slots", "blocks", "inputs", "labels", "predictions")
+
+
+def _send(pipe: IO[bytes], *frames: bytes) -> None:
+    for frame in frames:
+        pipe.write(len(frame).to_bytes(8, "big") + frame)
+    pipe.flush()
+
+
+def _receive(pipe: IO[bytes]) -> bytes:
+    length = int.from_bytes(_exactly(pipe, 8), "big")
+    return _exactly(pipe, length)
+
+
+def _exactly(pipe: IO[bytes], size: int) -> bytes:
+    data = pipe.read(size)
+    if data is None or len(data) < size:
+        raise EOFError("the other side of the trainer's pipe is gone")
+    return data
+
+
+def _pack(records: LabelledRecords) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **{name: getattr(records, name) for name in _ARRAYS})
+    return buffer.getvalue()
+
+
+def _unpack(data: bytes) -> LabelledRecords:
+    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+        return LabelledRecords(**{name: arrays[name] for name in _ARRAYS})
+
+
+class TrainerProcess:
+    """The agent's side: starts the process and asks it.
+
+    Args:
+        release: folder of the committed release (`task.json`, `weights.npz`).
+        plan: fixed before any data is touched.
+        records: at most `plan.divisor` of them are used, in slot order.
+        log_path: where the process's stderr goes.
+    """
+
+    noise_kind = "os"
+
+    def __init__(
+        self, release: Path, plan: TrainingPlan, records: LabelledRecords, *, log_path: Path
+    ) -> None:
+        with log_path.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "fedge_client.trainer", str(release)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+            )
+        if self._process.stdin is None or self._process.stdout is None:
+            raise RuntimeError("the trainer was started without pipes")
+        self._to, self._from = self._process.stdin, self._process.stdout
+        self._ask(plan.to_bytes(), _pack(records))
+
+    def round(self, vector: Vector, grant: Grant) -> Vector:
+        answer = self._ask(b"round", vector.astype("<f4").tobytes(), grant.to_bytes())
+        return np.frombuffer(answer, dtype="<f4").astype(np.float32)
+
+    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
+        answer = self._ask(b"evaluate", vector.astype("<f4").tobytes(), grant.to_bytes())
+        candidate_only, present_only = np.frombuffer(answer, dtype="<i8")
+        return int(candidate_only), int(present_only)
+
+    def close(self) -> None:
+        for pipe in (self._to, self._from):
+            pipe.close()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _ask(self, *frames: bytes) -> bytes:
+        try:
+            _send(self._to, *frames)
+            return _receive(self._from)
+        except (EOFError, OSError) as error:
+            raise RunFailedError(
+                f"the trainer ended (exit {self._process.poll()}); its log says why"
+            ) from error
+
+
+def main() -> int:
+    """Serve one run over stdin and stdout."""
+    die_with_parent()
+    os.nice(TRAINER_NICENESS)
+    # The pipe is ours alone: a library that prints must not write into it.
+    pipe_in, pipe_out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    # Heavy imports wait until the process has its priority and its pipes.
+    from fedge.learning.session import TrainingSession
+    from fedge.models.weights import read_weights
+    from fedge.tasks.code import load_task_code
+
+    from fedge.privacy.noise import OsNoise
+    from fedge.tasks.schema import read_task
+
+    release = Path(sys.argv[1])
+    plan = TrainingPlan.from_bytes(_receive(pipe_in))
+    records = _unpack(_receive(pipe_in))
+    code = load_task_code(read_task(release / "task.json").code)
+    weights = read_weights(release / "weights.npz")
+    session = TrainingSession(code, weights, plan, records, OsNoise())
+    _send(pipe_out, canonical({"ready": True}))
+    while True:
+        try:
+            command = _receive(pipe_in)
+        except EOFError:
+            return 0
+        vector = np.frombuffer(_receive(pipe_in), dtype="<f4").astype(np.float32)
+        grant = Grant.from_bytes(_receive(pipe_in))
+        if command == b"round":
+            _send(pipe_out, session.round(vector, grant).astype("<f4").tobytes())
+        else:
+            _send(pipe_out, np.array(session.evaluate(vector, grant), dtype="<i8").tobytes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""Playing a stream through a gateway's inference port, as its clients would.
+
+One thread per gateway keeps one HTTP connection, asks for predictions at a steady
+pace, and sends the true label of every n-th record back. A request that does not
+get a 200 is a failed request: it is counted and never quietly asked again.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A piece of a stream: model inputs (float32, n x shape) and true class indices (int64, n)."""
+
+    inputs: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+
+
+NextRows = Callable[[int, int], Rows]
+"""`(first_row, count)` -> that piece of the stream."""
+
+
+class InferenceClient:
+    """The smallest client of one gateway's Open Inference Protocol port."""
+
+    def __init__(self, port: int, family: str, input_name: str, classes: tuple[str, ...]) -> None:
+        self._connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        self._path = f"/v2/models/{family}/infer"
+        self._input_name, self._classes = input_name, classes
+
+    def infer(self, inputs: npt.NDArray[np.float32]) -> tuple[list[str], npt.NDArray[np.int64]]:
+        """Record ids and predicted class indices of a batch; raises OSError where it failed."""
+        body = {
+            "inputs": [
+                {
+                    "name": self._input_name,
+                    "shape": list(inputs.shape),
+                    "datatype": "FP32",
+                    "data": inputs.ravel().tolist(),
+                }
+            ]
+        }
+        answer = self._post(self._path, body)
+        outputs = {output["name"]: output for output in answer["outputs"]}
+        predictions = np.array(outputs["class"]["data"], dtype=np.int64)
+        return list(answer["parameters"]["fedge_record_ids"]), predictions
+
+    def feedback(self, labels: list[tuple[str, int]]) -> None:
+        """Send true labels back."""
+        entries = [{"id": record, "label": self._classes[label]} for record, label in labels]
+        self._post("/fedge/v1/feedback", {"labels": entries})
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _post(self, path: str, body: dict[str, object]) -> dict[str, object]:
+        try:
+            self._connection.request(
+                "POST", path, json.dumps(body), {"Content-Type": "application/json"}
+            )
+            response = self._connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            self._connection.close()
+            raise OSError(f"{path}: {error!r}") from error
+        if response.status != 200:
+            raise OSError(f"{path}: HTTP {response.status}: {data[:200]!r}")
+        return dict(json.loads(data))
+
+
+class Player:
+    """Plays one gateway's stream until it is told to stop.
+
+    Args:
+        next_rows: the stream.
+        rows_per_s, rows_per_request: pace.
+        label_every: every n-th record's label is fed back.
+    """
+
+    def __init__(
+        self,
+        client: InferenceClient,
+        next_rows: NextRows,
+        *,
+        rows_per_s: float,
+        rows_per_request: int,
+        label_every: int,
+    ) -> None:
+        self._client, self._next_rows = client, next_rows
+        self._batch, self._label_every = rows_per_request, label_every
+        self._pause_s = rows_per_request / rows_per_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._play, name="player", daemon=True)
+        self.rows_served = 0
+        self.correct: list[bool] = []
+        self.failed: list[str] = []
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._client.close()
+
+    def _play(self) -> None:
+        row, due = 0, time.monotonic()
+        while not self._stop.is_set():
+            self._request(self._next_rows(row, self._batch), row)
+            row += self._batch
+            # Behind schedule it plays on at once, but never faster than the pace allows later.
+            due = max(due + self._pause_s, time.monotonic() - 1.0)
+            self._stop.wait(max(0.0, due - time.monotonic()))
+
+    def _request(self, rows: Rows, first_row: int) -> None:
+        try:
+            records, predictions = self._client.infer(rows.inputs)
+        except OSError as error:
+            self.failed.append(str(error))
+            log.error("request failed: %s", error)
+            return
+        self.rows_served += len(records)
+        self.correct.extend((predictions == rows.labels).tolist())
+        # The share is public and fixed: it follows the row number, never what was predicted.
+        chosen = [i for i in range(len(records)) if (first_row + i) % self._label_every == 0]
+        if chosen:
+            try:
+                self._client.feedback([(records[i], int(rows.labels[i])) for i in chosen])
+            except OSError as error:
+                self.failed.append(str(error))
+                log.error("feedback failed: %s", error)

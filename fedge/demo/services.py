@@ -1,0 +1,113 @@
+"""Starting the processes of a run and noticing when one of them ends."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from fedge.demo.guard import MARK, Guard
+from fedge.errors import FedgeError, OutboundError
+
+
+class ServiceEndedError(FedgeError):
+    """A process of the run ended by itself; `log` says why."""
+
+    def __init__(self, name: str, code: int, log: Path) -> None:
+        super().__init__(name, code, str(log))
+        self.name, self.code, self.log = name, code, log
+
+    def __str__(self) -> str:
+        lines = self.log.read_text(errors="replace").splitlines()[-3:] if self.log.exists() else []
+        return f"{self.name} ended with status {self.code}; {self.log} says: {' | '.join(lines)}"
+
+
+class Services:
+    """The processes of one run, each with its log file; all of them end with this one.
+
+    Args:
+        logs: folder for `<name>.log`.
+    """
+
+    def __init__(self, logs: Path) -> None:
+        logs.mkdir(parents=True, exist_ok=True)
+        self._logs = logs
+        self.mark = secrets.token_hex(8)
+        self._guard = Guard(self.mark)
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(
+        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start a process in a session of its own, so that Ctrl-C reaches only the demo."""
+        base = dict(os.environ if environment is None else environment)
+        with (self._logs / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**base, MARK: self.mark},
+                start_new_session=True,
+            )
+        self._running[name] = process
+        return process
+
+    def finish(self, name: str, timeout_s: float) -> None:
+        """Wait until a process that was started to do one thing has done it.
+
+        Raises:
+            ServiceEndedError: it failed, or did not end in time.
+        """
+        process = self._running[name]
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise ServiceEndedError(name, -1, self._logs / f"{name}.log") from error
+        if code:
+            raise ServiceEndedError(name, code, self._logs / f"{name}.log")
+        del self._running[name]
+
+    def check(self) -> None:
+        """Raise for the first process that ended although it should run."""
+        for name, process in self._running.items():
+            code = process.poll()
+            if code is not None:
+                raise ServiceEndedError(name, code, self._logs / f"{name}.log")
+
+    def wait_for(self, what: str, ready: Callable[[], bool], timeout_s: float) -> None:
+        """Poll `ready` while all processes run.
+
+        Raises:
+            OutboundError: it was not ready in time.
+            ServiceEndedError: a process ended meanwhile.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            self.check()
+            if time.monotonic() > deadline:
+                raise OutboundError(f"{what} was not ready after {timeout_s:g} s")
+            time.sleep(0.1)
+
+    def end(self) -> None:
+        """End every process of the run, also those that they started."""
+        self._guard.release()
+        for process in self._running.values():
+            process.wait()
+        self._running.clear()
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports that are free now, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for one in sockets:
+            one.bind(("127.0.0.1", 0))
+        return [int(one.getsockname()[1]) for one in sockets]
+    finally:
+        for one in sockets:
+            one.close()
