@@ -64,6 +64,28 @@ class SequenceConflictError(EnvelopeError):
         return f"gateway {self.gateway} already sent another payload as number {self.seq}"
 
 
+class WindowConflictError(EnvelopeError):
+    """A window is already reported under another sequence number."""
+
+    def __init__(self, gateway: str, window: int) -> None:
+        super().__init__(gateway, window)
+        self.gateway, self.window = gateway, window
+
+    def __str__(self) -> str:
+        return f"gateway {self.gateway} already sent another report of window {self.window}"
+
+
+class EnvelopeTooLargeError(EnvelopeError):
+    """More bytes than this server takes; they were not read."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+    def __str__(self) -> str:
+        return f"larger than the {self.limit} bytes that are taken"
+
+
 class NonFiniteValueError(FedgeError):
     """A value that must be finite is NaN or infinite; nothing changed."""
 
@@ -82,6 +104,10 @@ class RequestError(FedgeError):
 
     def __str__(self) -> str:
         return f"{self.field}: {self.message}"
+
+
+class InferenceError(FedgeError):
+    """The model could not be run on a valid input; the caller gets a 5xx, the worker goes on."""
 
 
 # --- privacy: nothing was released ----------------------------------------------------
@@ -134,6 +160,12 @@ class UntrustedReleaseError(UpdateRejectedError):
     reason = "untrusted-metadata"
 
 
+class ExpiredMetadataError(UntrustedReleaseError):
+    """Metadata is past its date: new installs wait for fresh metadata, the running model stays."""
+
+    reason = "expired-metadata"
+
+
 class TamperedFileError(UpdateRejectedError):
     """A file's bytes are not those that were signed."""
 
@@ -174,6 +206,28 @@ class TrialFailedError(UpdateRejectedError):
 # --- training and the centre ----------------------------------------------------------
 
 
+class MissingObjectError(FedgeError):
+    """No object is stored under this name."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"no object is stored as {self.name}"
+
+
+class ObjectConflictError(FedgeError):
+    """Other bytes are already stored under this name; they stay."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"other bytes are already stored as {self.name}"
+
+
 class BundleRefusedError(FedgeError):
     """A Flower bundle holds code, or names another ClientApp than ours."""
 
@@ -192,6 +246,10 @@ class UpdateInvalidError(FedgeError):
 
 class RunFailedError(FedgeError):
     """A retraining run ended without a result; it may be retried under the same run id."""
+
+
+class CandidateError(FedgeError):
+    """A candidate or its signatures are not as they must be; nothing was signed or published."""
 
 
 class GateFailedError(FedgeError):

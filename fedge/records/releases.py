@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedge.records.base import Fingerprint, Name, Record, Sha256
+from fedge.records.base import Fingerprint, Name, Record, RunId, Sha256
+
+FileName = Annotated[str, Field(pattern=r"^[a-z0-9][A-Za-z0-9_.\-]{0,63}$")]
+"""A plain file name: it becomes a path on every gateway, so no separator may hide in it."""
 
 
 class ReleaseFile(Record):
@@ -33,9 +36,9 @@ class ReleaseManifest(Record):
     task_version: int = Field(ge=1)
     counter: int = Field(ge=1)
     parent: int = Field(ge=0)
-    run_id: str
+    run_id: RunId
     variants: dict[str, Literal["int8", "float"]]
-    files: dict[str, ReleaseFile]
+    files: dict[FileName, ReleaseFile]
     cohort: tuple[Fingerprint, ...]
     privacy_epsilon: float = Field(ge=0)
     measures: dict[str, float]

@@ -34,6 +34,7 @@ class WindowReport(Record):
         first_slot, slots: arrival slots covered; a slot may be empty (null record).
         opened_at, closed_at: arrival time of the first slot and time of closing.
         planned_slots: the full window length; `slots` is smaller for a window that was cut.
+        dropped: slots whose observation was lost because the ring was full (load, not content).
     """
 
     task: Name
@@ -44,6 +45,7 @@ class WindowReport(Record):
     first_slot: Count
     slots: Count
     planned_slots: int = Field(gt=0)
+    dropped: Count = 0
     opened_at: float = Field(ge=0)
     closed_at: float = Field(ge=0)
     features: tuple[FeatureCounts, ...] = Field(min_length=1, max_length=4096)
