@@ -2,7 +2,7 @@
 
 One thread per gateway keeps one HTTP connection, asks for predictions at a steady
 pace, and sends the true label of every n-th record back. A request that does not
-get a 200 is a failed request: it is counted and never quietly asked again.
+get a 200 is a failed request and counted as one, also when asking again succeeds.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -63,10 +64,21 @@ class InferenceClient:
         entries = [{"id": record, "label": self._classes[label]} for record, label in labels]
         self._post("/fedge/v1/feedback", {"labels": entries})
 
+    def is_ready(self) -> bool:
+        """Whether the port answers that the model is ready."""
+        probe = http.client.HTTPConnection(self._connection.host, self._connection.port, timeout=2)
+        try:
+            probe.request("GET", "/v2/health/ready")
+            return probe.getresponse().status == 200
+        except (OSError, http.client.HTTPException):
+            return False
+        finally:
+            probe.close()
+
     def close(self) -> None:
         self._connection.close()
 
-    def _post(self, path: str, body: dict[str, object]) -> dict[str, object]:
+    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         try:
             self._connection.request(
                 "POST", path, json.dumps(body), {"Content-Type": "application/json"}
@@ -119,19 +131,20 @@ class Player:
     def _play(self) -> None:
         row, due = 0, time.monotonic()
         while not self._stop.is_set():
-            self._request(self._next_rows(row, self._batch), row)
-            row += self._batch
+            # What failed is asked again, so that row and arrival slot stay one number.
+            if self._request(self._next_rows(row, self._batch), row):
+                row += self._batch
             # Behind schedule it plays on at once, but never faster than the pace allows later.
             due = max(due + self._pause_s, time.monotonic() - 1.0)
             self._stop.wait(max(0.0, due - time.monotonic()))
 
-    def _request(self, rows: Rows, first_row: int) -> None:
+    def _request(self, rows: Rows, first_row: int) -> bool:
         try:
             records, predictions = self._client.infer(rows.inputs)
         except OSError as error:
             self.failed.append(str(error))
             log.error("request failed: %s", error)
-            return
+            return False
         self.rows_served += len(records)
         self.correct.extend((predictions == rows.labels).tolist())
         # The share is public and fixed: it follows the row number, never what was predicted.
@@ -142,3 +155,4 @@ class Player:
             except OSError as error:
                 self.failed.append(str(error))
                 log.error("feedback failed: %s", error)
+        return True

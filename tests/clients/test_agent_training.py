@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from fedge.learning.planning import plan_training
+from tests_clients import WINDOW, Gateway
 
 from fedge.config import TrainingSettings
 from fedge.errors import ParticipationRefusedError
 from fedge.identity import Envelope
-from fedge.learning.planning import plan_training
 from fedge.privacy.rdp import cap_nano
 from fedge.records import (
     AdapterUpdate,
@@ -20,7 +21,6 @@ from fedge.records import (
     RunSpec,
     sha256_hex,
 )
-from tests_clients import WINDOW, Gateway
 
 MakeGateway = Callable[..., Gateway]
 DIMENSION = 4
@@ -40,9 +40,7 @@ def trained_gateway(make_gateway: MakeGateway, **options: int) -> Gateway:
 
 def spec_for(gateway: Gateway, run_id: str = "run-1", **changes: object) -> RunSpec:
     assert gateway.agent is not None
-    plan = plan_training(
-        gateway.agent.policy, TrainingSettings(records=50, steps=3), DIMENSION
-    )
+    plan = plan_training(gateway.agent.policy, TrainingSettings(records=50, steps=3), DIMENSION)
     values: dict[str, object] = {
         "run_id": run_id,
         "task": "pump",

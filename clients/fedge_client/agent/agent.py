@@ -8,7 +8,9 @@ gives each piece a thread, because none of them may delay another.
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -155,8 +157,13 @@ def run_forever(agent: Agent, stop: threading.Event) -> None:
     """Run the agent's loops, each in its thread, until `stop`."""
     settings = agent.settings
 
+    told_at = -math.inf
+
     def status_then_push() -> float:
-        agent.report_facts_once()
+        nonlocal told_at
+        if time.monotonic() - told_at >= settings.status_interval_s:
+            agent.report_facts_once()
+            told_at = time.monotonic()
         return agent.push_once()
 
     def install_then_wait() -> float:

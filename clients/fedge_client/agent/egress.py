@@ -24,11 +24,11 @@ class EgressGate:
     def __init__(self, state: StateFile, ledger: Ledger, spool: Spool) -> None:
         self._state, self._ledger, self._spool = state, ledger, spool
 
-    def public_facts(self, facts: GatewayStatus) -> bytes:
-        """Send facts that depend on no record's content. Answers the sealed envelope."""
+    def public_facts(self, facts: GatewayStatus) -> None:
+        """Send facts that depend on no record's content."""
         if type(facts) not in PUBLIC_FACTS:
             raise RuntimeError(f"{type(facts).__name__} is not declared as public facts")
-        return self._spool.put_status(facts.to_bytes())
+        self._spool.put_status(facts.to_bytes())
 
     def release(
         self,

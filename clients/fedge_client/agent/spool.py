@@ -51,9 +51,10 @@ class Spool:
         self._state, self._identity, self._clock = state, identity, clock
         self._max_bytes, self._simulated = max_bytes, simulated
         state.ensure(
-            "CREATE TABLE IF NOT EXISTS spool (seq INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
-            " key TEXT UNIQUE, channel TEXT NOT NULL, state TEXT NOT NULL,"
-            " created REAL NOT NULL, envelope BLOB NOT NULL, detail TEXT NOT NULL DEFAULT '')",
+            "CREATE TABLE IF NOT EXISTS spool (channel TEXT NOT NULL, seq INTEGER NOT NULL,"
+            " kind TEXT NOT NULL, key TEXT UNIQUE, state TEXT NOT NULL, created REAL NOT NULL,"
+            " envelope BLOB NOT NULL, detail TEXT NOT NULL DEFAULT '',"
+            " PRIMARY KEY (channel, seq))",
             "CREATE TABLE IF NOT EXISTS spool_counters (name TEXT PRIMARY KEY, value INTEGER)",
         )
 
@@ -67,23 +68,25 @@ class Spool:
         with self._state.transaction() as db:
             if key is not None and (stored := self.stored(key)) is not None:
                 return stored
-            seq = self._count("next_seq")
+            # Each channel counts for itself: what went another way must not look like a gap.
+            seq = self._count(f"next_{channel}")
             envelope = Envelope.seal(
                 self._identity, kind, seq, payload, simulated=self._simulated
             ).to_bytes()
             db.execute(
                 "INSERT INTO spool VALUES (?, ?, ?, ?, 'waiting', ?, ?, '')",
-                (seq, kind, key, channel, self._clock(), envelope),
+                (channel, seq, kind, key, self._clock(), envelope),
             )
             if channel == "push":
                 self._enforce_quota()
             return envelope
 
-    def put_status(self, payload: bytes) -> bytes:
-        """Like `put` for a status, replacing one that still waits: only the latest matters."""
+    def put_status(self, payload: bytes) -> None:
+        """Like `put` for a status, unless one still waits: an outage leaves one, not thousands."""
+        query = "SELECT 1 FROM spool WHERE kind = 'status' AND state = 'waiting'"
         with self._state.transaction() as db:
-            db.execute("DELETE FROM spool WHERE kind = 'status' AND state = 'waiting'")
-            return self.put("status", payload, channel="push")
+            if db.execute(query).fetchone() is None:
+                self.put("status", payload, channel="push")
 
     def stored(self, key: str) -> bytes | None:
         """The envelope that was put in under `key`."""
@@ -107,7 +110,10 @@ class Spool:
     def quarantine(self, seq: int, why: str) -> None:
         """The coordinator refused it for good: keep it aside, go on with the next."""
         with self._state.transaction() as db:
-            db.execute("UPDATE spool SET state = 'refused', detail = ? WHERE seq = ?", (why, seq))
+            db.execute(
+                "UPDATE spool SET state = 'refused', detail = ? WHERE channel = 'push' AND seq = ?",
+                (why, seq),
+            )
 
     @property
     def depth(self) -> int:
@@ -136,9 +142,10 @@ class Spool:
         with self._state.transaction() as db:
             query = "SELECT COALESCE(SUM(LENGTH(envelope)), 0) FROM spool WHERE channel = 'push'"
             while db.execute(query).fetchone()[0] > self._max_bytes:
+                # What was refused goes first, then the oldest.
                 oldest = db.execute(
                     "SELECT seq FROM spool WHERE channel = 'push'"
                     " ORDER BY state = 'waiting', seq LIMIT 1"
                 ).fetchone()
-                db.execute("DELETE FROM spool WHERE seq = ?", oldest)
+                db.execute("DELETE FROM spool WHERE channel = 'push' AND seq = ?", oldest)
                 self._count("dropped")

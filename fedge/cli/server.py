@@ -1,0 +1,93 @@
+"""`fedge server`: the central host."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedge.config import ServerSettings
+
+app = typer.Typer(help="Set up and run the centre.", no_args_is_help=True)
+Config = Annotated[Path, typer.Option("--config", help="The server's settings file.")]
+CONFIG = Path("server.toml")
+
+
+@app.command("init")
+def init(
+    folder: Annotated[Path, typer.Argument(help="A new folder for settings, keys and data.")],
+    policy: Annotated[Path, typer.Option(help="The fleet's privacy policy (fedge policy new).")],
+    offline_keys: Annotated[
+        Path | None, typer.Option(help="Where the offline keys go; carry them away.")
+    ] = None,
+) -> None:
+    """Make settings, keys, database and an empty release repository."""
+    from fedge_server.admin import init_server
+
+    settings = init_server(folder, policy=policy, offline_keys=offline_keys)
+    typer.echo(f"server in {folder}, data in {settings.data_dir}", err=True)
+
+
+@app.command("admit")
+def admit(
+    public_key: Annotated[str, typer.Argument(help="64 hex digits, from fedge gateway init.")],
+    name: Annotated[str, typer.Option(help="A name for people.")],
+    config: Config = CONFIG,
+) -> None:
+    """Accept a gateway's key from now on."""
+    from fedge_server.admin import admit as admit_gateway
+
+    gateway = admit_gateway(ServerSettings.load(config), public_key, name)
+    typer.echo(f"{gateway.name} {gateway.fingerprint}")
+
+
+@app.command("run")
+def run(config: Config = CONFIG) -> None:
+    """Run the coordinator: ingest, fleet state, release files."""
+    _become(config, "fedge_server.main")
+
+
+@app.command("evaluator")
+def evaluator(config: Config = Path("evaluator.toml")) -> None:
+    """Run the evaluator, which judges candidates again and holds the second key."""
+    _become(config, "fedge_server.evaluator")
+
+
+@app.command("superlink")
+def superlink(config: Config = CONFIG) -> None:
+    """Run Flower's SuperLink, on loopback only: its control API has no authentication."""
+    _become(config, "fedge_server.superlink")
+
+
+@app.command("status")
+def status(
+    config: Config = CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print the fleet as the coordinator's log shows it."""
+    from fedge_server.admin import fleet_state
+
+    fleet = fleet_state(ServerSettings.load(config))
+    if as_json:
+        typer.echo(fleet.to_bytes().decode())
+        return
+    for gateway in fleet.gateways:
+        status = gateway.status
+        serves = "never heard of" if status is None else f"release {status.release}"
+        refused = (
+            f", refused {status.refused_release}: {status.refused_reason}"
+            if (status is not None and status.refused_reason)
+            else ""
+        )
+        typer.echo(
+            f"{gateway.name} {gateway.fingerprint}: {serves}{refused}, "
+            f"{gateway.reports} reports, {gateway.missing} missing"
+        )
+
+
+def _become(config: Path, module: str) -> None:
+    ServerSettings.load(config)  # says what is wrong before this process is replaced
+    os.execv(sys.executable, [sys.executable, "-m", module, "--config", str(config)])
