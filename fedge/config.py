@@ -71,7 +71,8 @@ class GatewaySettings(Settings):
         coordinator_url: where reports go, e.g. `http://127.0.0.1:8100`.
         releases_url: base of the release repository, e.g. `http://127.0.0.1:8100/releases`.
         superlink: `host:port` of Flower's SuperLink; empty for a gateway that never trains.
-        supernode_port: loopback port of the SuperNode's runtime API.
+        supernode_port: loopback port of the SuperNode's runtime API; 0 takes a free one.
+        supernode_poll_s: seconds between the SuperNode's looks for a message, 3 at most.
         task, task_version, family: the only task, version and model family whose releases are
             accepted here.
         window_slots: arrival slots of a full window.
@@ -89,6 +90,7 @@ class GatewaySettings(Settings):
     releases_url: str = ""
     superlink: str = ""
     supernode_port: int = Field(default=9094, ge=0, le=65535)
+    supernode_poll_s: float = Field(default=3.0, gt=0.01, le=3.0)
     task: str = "digits"
     task_version: int = Field(default=1, ge=1)
     family: str = "digits"

@@ -29,8 +29,11 @@ FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 30.0
 MAX_LOG_BYTES = 8 * 2**20
 
 
-class WorkerFailedError(Exception):
-    """A worker ended or refused before it served. `reason` is a short fixed word."""
+class ChildFailedError(Exception):
+    """A process did not start, or a worker refused before it served.
+
+    `reason` is a short fixed word.
+    """
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(reason, detail)
@@ -59,6 +62,9 @@ class Child:
         name: names its log file, `<logs>/<name>.log`, which holds all its output.
         pass_handles: file descriptors that it inherits.
         environment: added to the supervisor's own.
+
+    Raises:
+        ChildFailedError: the system could not start it (no memory, no handles, no log file).
     """
 
     def __init__(
@@ -73,17 +79,20 @@ class Child:
         self.name = name
         self.ended = asyncio.Event()
         self.exit_status: int | None = None
-        with _open_log(logs / f"{name}.log") as output:
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                pass_fds=pass_handles,
-                env={**os.environ, **(environment or {})},
-                start_new_session=True,
-                preexec_fn=die_with_parent,
-            )
+        try:
+            with _open_log(logs / f"{name}.log") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=pass_handles,
+                    env={**os.environ, **(environment or {})},
+                    start_new_session=True,
+                    preexec_fn=die_with_parent,
+                )
+        except (OSError, subprocess.SubprocessError) as error:
+            raise ChildFailedError("not-started", f"{name}: {error}") from error
         self.pid = self._process.pid
         self._handle = os.pidfd_open(self.pid)
         asyncio.get_running_loop().add_reader(self._handle, self._reap)
@@ -125,9 +134,13 @@ class Companion:
         loop, failures = asyncio.get_running_loop(), 0
         while True:
             started = loop.time()
-            self.child = Child(self.name, self._command, self._logs)
-            await self.child.ended.wait()
-            self.restarts += 1
+            try:
+                self.child = Child(self.name, self._command, self._logs)
+            except ChildFailedError as error:
+                log.error("%s", error)
+            else:
+                await self.child.ended.wait()
+                self.restarts += 1
             failures = 0 if loop.time() - started >= STABLE_S else failures + 1
             await asyncio.sleep(backoff_s(failures))
 
@@ -149,15 +162,15 @@ class Worker(Child):
             *("--config", str(config), "--slot", slot),
             *("--listen-fd", str(handles[0]), "--control-fd", str(handles[1])),
         )
-        super().__init__(
-            f"worker-{slot}",
-            command,
-            logs,
-            pass_handles=handles,
-            # Numerical libraries would keep buffers for threads that one row never uses.
-            environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
-        theirs.close()
+        with theirs:
+            super().__init__(
+                f"worker-{slot}",
+                command,
+                logs,
+                pass_handles=handles,
+                # Numerical libraries would keep buffers for threads that one row never uses.
+                environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
         self.report: dict[str, float] | None = None
@@ -166,7 +179,7 @@ class Worker(Child):
         """What its probes measured.
 
         Raises:
-            WorkerFailedError: it refused, ended, or took too long.
+            ChildFailedError: it refused, ended, or took too long.
         """
         self._reader, self._writer = await asyncio.open_unix_connection(sock=self._ours)
         said = await self._hear("ready", timeout_s)
@@ -180,7 +193,7 @@ class Worker(Child):
         """Let it accept requests; returns once it does.
 
         Raises:
-            WorkerFailedError: it ended, or took too long.
+            ChildFailedError: it ended, or took too long.
         """
         self._tell({"command": "serve"})
         await self._hear("serving", timeout_s)
@@ -200,13 +213,13 @@ class Worker(Child):
             line = await asyncio.wait_for(self._reader.readline(), timeout_s)
             said: dict[str, object] = json.loads(line) if line else {}
         except TimeoutError:
-            raise WorkerFailedError("timeout", f"not {event} after {timeout_s:g} s") from None
+            raise ChildFailedError("timeout", f"not {event} after {timeout_s:g} s") from None
         except (OSError, ValueError) as error:
-            raise WorkerFailedError("ended", f"the line broke: {error}") from error
+            raise ChildFailedError("ended", f"the line broke: {error}") from error
         if said.get("event") == event:
             return said
         reason, detail = said.get("reason", "ended"), said.get("detail", "see its log")
-        raise WorkerFailedError(str(reason), str(detail))
+        raise ChildFailedError(str(reason), str(detail))
 
     def _reap(self) -> None:
         super()._reap()

@@ -2,8 +2,10 @@
 
 The decision which release goes where is the installer's; it arrives here as
 `trial`, `takeover` and `discard`. By itself the keeper only restarts the active
-slot's worker, and falls back to the slot before where that one does not start.
-Standard library alone.
+slot's worker, and falls back to the slot before where that one fails to start three
+times in a row. A worker that ends within `STABLE_S` of serving counts as one that
+failed to start: a model that crashes, or that the system kills for its memory, shows
+itself only then. Standard library alone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import socket
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fedge_client.children import STABLE_S, Worker, WorkerFailedError, backoff_s
+from fedge_client.children import STABLE_S, ChildFailedError, Worker, backoff_s
 
 log = logging.getLogger(__name__)
 
@@ -105,6 +107,7 @@ class SlotKeeper:
         self._missing = asyncio.Event()
         self._failures = 0
         self._serving_since = 0.0
+        self._stopping = False
 
     @property
     def trial_slot(self) -> str | None:
@@ -117,8 +120,8 @@ class SlotKeeper:
             self._missing.set()
         while True:
             await self._missing.wait()
+            await asyncio.sleep(backoff_s(self._failures))
             if self.record is not None and self.current is None:
-                await asyncio.sleep(backoff_s(self._failures))
                 await self._restart(self.record.slot)
             else:
                 self._missing.clear()
@@ -132,10 +135,10 @@ class SlotKeeper:
                 if self._trial.slot == slot and self._trial.report is not None:
                     return self._trial.report
                 await self._end_trial()
-            worker = self._trial = self._start(slot)
             try:
+                worker = self._trial = self._start(slot)
                 return await worker.ready(START_TIMEOUT_S)
-            except WorkerFailedError as error:
+            except ChildFailedError as error:
                 await self._end_trial()
                 raise CommandError("trial-failed", str(error)) from error
 
@@ -149,12 +152,14 @@ class SlotKeeper:
                 raise CommandError("trial-failed", f"no worker waits in slot {slot}")
             try:
                 await worker.serve(SERVE_TIMEOUT_S)
-                self._remember(Active(slot, self.record.slot if self.record else None))
-            except (WorkerFailedError, OSError) as error:
+                # Read again: the keeper may have fallen back to this very slot meanwhile.
+                before_slot = self.record.slot if self.record is not None else None
+                self._remember(Active(slot, before_slot if before_slot != slot else None))
+            except (ChildFailedError, OSError) as error:
                 # Both may be accepting now; the one that stays is the one on record.
                 self._trial = None
                 self._retire(worker)
-                code = "trial-failed" if isinstance(error, WorkerFailedError) else "failed"
+                code = "trial-failed" if isinstance(error, ChildFailedError) else "failed"
                 raise CommandError(code, str(error)) from error
             self._trial = None
             before, self.current = self.current, worker
@@ -181,18 +186,21 @@ class SlotKeeper:
 
     async def stop(self, grace_s: float) -> None:
         """Let every worker finish its answers, and end it."""
+        self._stopping = True
         for worker in self._workers:
             worker.signal(signal.SIGTERM)
         await asyncio.gather(*(worker.end(grace_s) for worker in list(self._workers)))
 
     async def _restart(self, slot: str) -> None:
-        worker = self._start(slot)
+        worker = None
         try:
+            worker = self._start(slot)
             await worker.ready(START_TIMEOUT_S)
             await worker.serve(SERVE_TIMEOUT_S)
-        except WorkerFailedError as error:
+        except ChildFailedError as error:
             log.error("slot %s did not start: %s", slot, error)
-            worker.signal(signal.SIGKILL)
+            if worker is not None:
+                worker.signal(signal.SIGKILL)
             if self.current is None:
                 self._failed()
             return
@@ -234,7 +242,7 @@ class SlotKeeper:
         self._workers.discard(worker)
         if worker is self._trial:
             self._trial = None
-        if worker is self.current:
+        if worker is self.current and not self._stopping:
             self.current = None
             self.restarts += 1
             lived = asyncio.get_running_loop().time() - self._serving_since

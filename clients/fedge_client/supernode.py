@@ -235,9 +235,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="fedge-supernode", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the gateway.toml")
     arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s %(message)s")
-    # httpx would log every poll.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     die_with_parent()
     try:
         run(GatewaySettings.load(arguments.config))

@@ -114,7 +114,10 @@ class Supervisor:
     ) -> None:
         self._settings = settings
         self._lock = _own(settings.state_dir)
-        settings.runtime_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            settings.runtime_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SettingError(f"cannot use runtime_dir: {error}") from error
         self._listening = bind(settings.host, settings.port)
         self.port: int = self._listening.getsockname()[1]
         try:
@@ -174,6 +177,8 @@ class Supervisor:
         mask = os.umask(0o177)
         try:
             return await asyncio.start_unix_server(self._converse, path, limit=MAX_LINE_BYTES)
+        except OSError as error:  # a path longer than 107 bytes, most of all
+            raise SettingError(f"cannot open the control socket {path}: {error}") from error
         finally:
             os.umask(mask)
 

@@ -75,17 +75,7 @@ def status(
         typer.echo(fleet.to_bytes().decode())
         return
     for gateway in fleet.gateways:
-        status = gateway.status
-        serves = "never heard of" if status is None else f"release {status.release}"
-        refused = (
-            f", refused {status.refused_release}: {status.refused_reason}"
-            if (status is not None and status.refused_reason)
-            else ""
-        )
-        typer.echo(
-            f"{gateway.name} {gateway.fingerprint}: {serves}{refused}, "
-            f"{gateway.reports} reports, {gateway.missing} missing"
-        )
+        typer.echo(gateway.describe())
 
 
 def _become(config: Path, module: str) -> None:

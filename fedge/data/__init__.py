@@ -1,0 +1,1 @@
+"""Data on disk: a gateway's own records in blocks, and tables that a user brings."""

@@ -1,0 +1,1 @@
+"""From stored reports to verdicts and episodes: released statistics only, no other input."""

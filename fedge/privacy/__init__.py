@@ -1,0 +1,1 @@
+"""Policies, charges, grants and noise: everything that bounds what leaves a gateway."""

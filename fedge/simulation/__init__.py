@@ -1,0 +1,1 @@
+"""A fleet in one process, with a virtual clock: the same agent, courier and ServerApp code."""

@@ -79,7 +79,9 @@ class Sender:
         self.fingerprint = self.identity.fingerprint
         self.public_key = self.identity.public_key.hex()
 
-    def seal(self, kind: EnvelopeKind, seq: int, payload: bytes, *, simulated: bool = False) -> bytes:
+    def seal(
+        self, kind: EnvelopeKind, seq: int, payload: bytes, *, simulated: bool = False
+    ) -> bytes:
         return Envelope.seal(self.identity, kind, seq, payload, simulated=simulated).to_bytes()
 
     def report(self, seq: int, window: int | None = None, **changes: Any) -> bytes:

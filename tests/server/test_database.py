@@ -124,8 +124,7 @@ class TestMigrations:
         code = f"from fedge_server.database import Database; Database({url(tmp_path)!r}).close()"
 
         starts = [
-            subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE)
-            for _ in range(4)
+            subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE) for _ in range(4)
         ]
 
         assert [(start.communicate()[1], start.returncode) for start in starts] == [(b"", 0)] * 4
@@ -158,9 +157,7 @@ class TestTransactions:
         with Database(url(tmp_path)) as database:
             with pytest.raises(RuntimeError), database.writing() as connection:
                 connection.exec_driver_sql("DELETE FROM gateways")
-                connection.exec_driver_sql(
-                    "INSERT INTO gateways VALUES ('a', 'b', 'c', 1.0)"
-                )
+                connection.exec_driver_sql("INSERT INTO gateways VALUES ('a', 'b', 'c', 1.0)")
                 raise RuntimeError
             assert Fleet(database, FakeClock()).admitted() == ()
 
@@ -173,11 +170,15 @@ class TestTransactions:
 
     def test_commits_reach_the_disk(self, tmp_path: Path) -> None:
         """WAL with full synchronisation, on every connection of the pool."""
-        with Database(url(tmp_path)) as database:
-            with database.reading() as one, database.reading() as two, database.writing() as three:
-                for connection in (one, two, three):
-                    assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
-                    assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        with (
+            Database(url(tmp_path)) as database,
+            database.reading() as one,
+            database.reading() as two,
+            database.writing() as three,
+        ):
+            for connection in (one, two, three):
+                assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+                assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
 
     def test_a_reader_keeps_its_view_and_holds_nobody_up(self, tmp_path: Path) -> None:
         """A long look at the log sees one moment, while writing goes on."""

@@ -143,7 +143,7 @@ class TestTaking:
                         ingest.accept(sender.report(seq, window))
             with database.reading() as connection:
                 rows = connection.execute(select(envelopes.c.seq, envelopes.c.report_window))
-                assert {seq: window for seq, window in rows} == model
+                assert {row.seq: row.report_window for row in rows} == model
 
 
 class TestRefusing:
@@ -207,9 +207,7 @@ class TestRefusing:
     def test_real_envelopes_in_a_simulation(self, centre: Centre) -> None:
         """Nor the other way round."""
         sender = centre.admitted()
-        simulated = Ingest(
-            centre.database, centre.clock, max_payload_bytes=20_000, simulated=True
-        )
+        simulated = Ingest(centre.database, centre.clock, max_payload_bytes=20_000, simulated=True)
 
         with pytest.raises(EnvelopeError, match="simulated"):
             simulated.accept(sender.report(0))

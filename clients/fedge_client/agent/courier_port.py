@@ -18,11 +18,25 @@ from pathlib import Path
 
 from fedge.errors import FedgeError, ParticipationRefusedError, RecordError
 from fedge.records import RoundRequest
-from fedge_client.frames import read_request, write_answer
+from fedge_client.frames import AgentAnswer, read_request, write_answer
 
 log = logging.getLogger(__name__)
 
 Answer = Callable[[RoundRequest, bytes], bytes]
+
+
+def answer_request(answer: Answer, header: bytes, arrays: bytes) -> AgentAnswer:
+    """The agent's answer to a courier's request; a refusal carries a public reason, no detail."""
+    try:
+        return AgentAnswer(True, "", answer(RoundRequest.from_bytes(header), arrays))
+    except ParticipationRefusedError as error:
+        return AgentAnswer(False, error.reason, b"")
+    except RecordError as error:
+        log.warning("malformed request: %s", error)
+        return AgentAnswer(False, "malformed-request", b"")
+    except FedgeError as error:
+        log.error("the run failed here: %s", error)
+        return AgentAnswer(False, "failed", b"")
 
 
 def peer_is_allowed(connection: socket.socket, group: int) -> bool:
@@ -79,16 +93,5 @@ class CourierPort:
                     log.warning("the courier went away: %s", error)
 
     def _exchange(self, connection: socket.socket) -> None:
-        try:
-            header, arrays = read_request(connection)
-            envelope = self._answer(RoundRequest.from_bytes(header), arrays)
-        except ParticipationRefusedError as error:
-            write_answer(connection, ok=False, reason=error.reason)
-        except RecordError as error:
-            log.warning("malformed request: %s", error)
-            write_answer(connection, ok=False, reason="malformed-request")
-        except FedgeError as error:
-            log.error("the run failed here: %s", error)
-            write_answer(connection, ok=False, reason="failed")
-        else:
-            write_answer(connection, ok=True, reason="", envelope=envelope)
+        found = answer_request(self._answer, *read_request(connection))
+        write_answer(connection, ok=found.ok, reason=found.reason, envelope=found.envelope)

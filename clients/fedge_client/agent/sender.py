@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from typing import Protocol
 
 import urllib3
 
@@ -22,10 +21,8 @@ FINAL_REFUSALS = {400: "malformed", 409: "sequence-conflict", 413: "too-large"}
 """Statuses that no retry will change. A key that is not admitted yet (401, 403) may be later."""
 
 
-class Post(Protocol):
-    """Sends one envelope and answers the HTTP status; raises `OutboundError` when it cannot."""
-
-    def __call__(self, envelope: bytes) -> int: ...
+Post = Callable[[bytes], int]
+"""Sends one envelope and answers the HTTP status; raises `OutboundError` when it cannot."""
 
 
 class HttpPost:

@@ -46,7 +46,9 @@ Vector = npt.NDArray[np.float32]
 class Trainer(Protocol):
     """Trains one run's adapter; every answer is noised already."""
 
-    noise_kind: str
+    @property
+    def noise_kind(self) -> str:
+        """What the trainer draws with; recorded with each settlement."""
 
     def round(self, vector: Vector, grant: Grant) -> Vector:
         """Local steps from `vector`; answers the change, float32, of the same length."""

@@ -126,7 +126,8 @@ class Watcher:
             self._close(span, held[piece], after)
         left = self._cutter.open.rows if self._cutter.open is not None else 0
         self._held, self._held_at = held[len(held) - left :], held_at[len(held_at) - left :]
-        self._file_labels()
+        if self._cutter.open is not None:
+            self._file_labels(before=self._cutter.open.first_slot)
         return len(closed)
 
     def _open(self) -> RingReader | None:
@@ -153,6 +154,8 @@ class Watcher:
             self._withheld += 1
             log.error("window %d leaves no report", span.window)
         with self._state.transaction() as db:
+            # The position moves past labels that were read already: they go with it.
+            self._file_labels(before=span.end)
             if report is not None:
                 payload, reservation = report
                 self._gate.release(
@@ -230,13 +233,12 @@ class Watcher:
                 (span.window, span.block, sketch.to_bytes()),
             )
 
-    def _file_labels(self) -> None:
-        """Join labels to the rows of closed windows; the others wait for their window."""
-        start = self._cutter.open.first_slot if self._cutter.open is not None else 0
-        ready = [pair for pair in self._labels if pair[0] < start]
+    def _file_labels(self, *, before: int) -> None:
+        """Join labels to the rows of closed windows, whose slots end at `before`."""
+        ready = [pair for pair in self._labels if pair[0] < before]
         if not ready:
             return
-        self._labels = [pair for pair in self._labels if pair[0] >= start]
+        self._labels = [pair for pair in self._labels if pair[0] >= before]
         slots, labels = np.array(ready, dtype=np.int64).T
         stored = self._store.add_labels(slots, labels)
         if stored < len(ready):

@@ -1,0 +1,82 @@
+"""What a run's training will do and cost, fixed before any data is touched.
+
+Reads the policy and public settings only, needs no torch, and gives the same plan
+for the same input: the noise is the smallest that the block's budget allows once
+monitoring and the evaluation have their share.
+"""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+from pydantic import ValidationError
+
+from fedge.config import TrainingSettings
+from fedge.errors import SettingError
+from fedge.privacy.rdp import NANO, cap_nano, event_nano, telemetry_nano
+from fedge.records import DiscreteGaussianEvent, PrivacyPolicy, TrainingPlan
+
+GRID_BITS = 16
+"""Gradients are rounded to 2^-16: the rounding stays a hundredth of the clip's noise or less."""
+
+
+def plan_training(
+    policy: PrivacyPolicy, settings: TrainingSettings, dimension: int
+) -> TrainingPlan:
+    """The plan of a run that may take all that a fresh block has for training.
+
+    Args:
+        dimension: length of the adapter's vector.
+
+    Raises:
+        SettingError: monitoring and the evaluation leave nothing, the clip is finer than the
+            grid, or a number is out of range.
+    """
+    try:
+        blank = TrainingPlan(
+            adapter=settings.adapter,
+            rounds=settings.rounds,
+            steps=settings.steps,
+            clip=settings.clip,
+            learning_rate=settings.learning_rate,
+            divisor=settings.records,
+            grid_bits=GRID_BITS,
+            sigma2=1,
+            # Rounded up: the charge must not exceed the rho that was set.
+            evaluation_sigma2=math.ceil(1 / (2 * Fraction(settings.evaluation_rho))),
+            dimension=dimension,
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise SettingError(f"training: {first['loc'][0]}: {first['msg']}") from error
+    if blank.sensitivity2 < 1:
+        raise SettingError(f"training: clip {settings.clip:g} is finer than 2^-{GRID_BITS}")
+    steps, evaluation = blank.events
+    left = cap_nano(policy) - telemetry_nano(policy) - event_nano(evaluation, policy.alpha)
+    if left <= 0:
+        raise SettingError(
+            f"the policy (epsilon {policy.epsilon:g}) leaves nothing for training: telemetry_rho "
+            f"{policy.telemetry_rho:g} and evaluation_rho {settings.evaluation_rho:g} take it all"
+        )
+    sigma2 = smallest_sigma2(steps.sensitivity2, steps.count, policy.alpha, left)
+    return blank.model_copy(update={"sigma2": sigma2})
+
+
+def smallest_sigma2(sensitivity2: int, count: int, alpha: int, nano: int) -> int:
+    """The smallest noise variance at which `count` releases cost at most `nano` at `alpha`.
+
+    Exact: ceil(NANO * alpha * count * sensitivity2 / (2 * sigma2)) <= nano.
+    """
+    return max(1, -(-NANO * alpha * count * sensitivity2 // (2 * nano)))
+
+
+def noise_multiplier(plan: TrainingPlan) -> float:
+    """Standard deviation of the noise on a step's sum of gradients, in clips."""
+    return math.sqrt(plan.sigma2 / plan.sensitivity2)
+
+
+def run_nano(plan: TrainingPlan, alpha: int) -> int:
+    """What the whole run charges every block that it reads, in nano-RDP at `alpha`."""
+    events: tuple[DiscreteGaussianEvent, ...] = plan.events
+    return sum(event_nano(event, alpha) for event in events)

@@ -1,0 +1,149 @@
+"""One gateway's part of a run: planned steps on its own records, every one noised.
+
+Full batch. Each row's gradient is bounded and rounded toward zero onto an integer
+grid, the exact integer sum is noised under a grant, and only then does it move the
+adapter: what `round` and `evaluate` return is a function of noised values. Whether
+the gateway takes part, and the charge, were decided before.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from fedge.data.blocks import LabelledRecords
+from fedge.errors import SettingError, UpdateInvalidError
+from fedge.learning.adapters import TrainableAdapter
+from fedge.models.weights import Weights
+from fedge.privacy.grants import Grant
+from fedge.privacy.noise import Noise
+from fedge.records import TrainingPlan
+from fedge.tasks.code import TaskCode
+
+Vector = npt.NDArray[np.float32]
+Integers = npt.NDArray[np.int64]
+
+_LARGEST_SENSITIVITY2 = 2**52
+"""Up to here the squared norm of a rounded gradient is exact, in floats as in integers."""
+
+
+class TrainingSession:
+    """Holds the records of one run and answers its messages.
+
+    Args:
+        code, weights: the committed release that training starts from.
+        plan: fixed before any data was touched.
+        records: labelled records in slot order; the first `plan.divisor` are used.
+        noise: where noise is drawn.
+
+    Raises:
+        SettingError: the plan does not fit the model.
+    """
+
+    def __init__(
+        self,
+        code: TaskCode,
+        weights: Weights,
+        plan: TrainingPlan,
+        records: LabelledRecords,
+        noise: Noise,
+    ) -> None:
+        self._adapter = TrainableAdapter(code, weights, plan.adapter)
+        if plan.dimension != self._adapter.dimension:
+            raise SettingError(
+                f"the plan trains {plan.dimension} values, "
+                f"the {plan.adapter} adapter has {self._adapter.dimension}"
+            )
+        if not 1 <= plan.sensitivity2 <= _LARGEST_SENSITIVITY2:
+            raise SettingError(f"clip {plan.clip:g} on a grid of 2^-{plan.grid_bits} is not exact")
+        self._plan, self._noise = plan, noise
+        self._take(code, records)
+
+    def round(self, vector: Vector, grant: Grant) -> Vector:
+        """The planned steps from `vector`; answers the change, float32 [dimension].
+
+        Args:
+            vector: float32 [dimension], change of the adapter against the release.
+            grant: for `plan.steps` releases.
+
+        Raises:
+            UpdateInvalidError: `vector` has another shape or is not finite; nothing was noised.
+            ReservationError: the grant does not cover this.
+        """
+        plan = self._plan
+        current = self._checked(vector).astype(np.float64)
+        start = current.copy()
+        for _ in range(plan.steps):
+            self._adapter.set_change(current.astype(np.float32))
+            gradients = self._adapter.row_gradients(self._prepared, self._labels)
+            exact = on_grid(gradients, plan).sum(axis=0, dtype=np.int64)
+            noisy = self._noise.discrete_gaussian(
+                exact, sensitivity2=plan.sensitivity2, sigma2=plan.sigma2, grant=grant
+            )
+            current -= plan.learning_rate * noisy / (2.0**plan.grid_bits * plan.divisor)
+        return (current - start).astype(np.float32)
+
+    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
+        """Noised counts of records that only one model gets right: (candidate, present release).
+
+        Raises:
+            UpdateInvalidError: `vector` has another shape or is not finite; nothing was noised.
+            ReservationError: the grant does not cover this.
+        """
+        self._adapter.set_change(self._checked(vector))
+        with torch.no_grad():
+            logits = self._adapter.logits(self._prepared).numpy()
+        labels = self._labels.numpy()
+        # A record whose logits are not finite is got right by nobody.
+        candidate = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+        present = self._predictions == labels
+        exact = np.array([(candidate & ~present).sum(), (present & ~candidate).sum()])
+        noisy = self._noise.discrete_gaussian(
+            exact.astype(np.int64), sensitivity2=1, sigma2=self._plan.evaluation_sigma2, grant=grant
+        )
+        return int(noisy[0]), int(noisy[1])
+
+    def _take(self, code: TaskCode, records: LabelledRecords) -> None:
+        """Keep the planned records, clamped to public bounds; others count as null records."""
+        bounds = code.schema.input
+        count = min(len(records.labels), self._plan.divisor)
+        labels = np.asarray(records.labels[:count], dtype=np.int64)
+        known = (labels >= 0) & (labels < len(code.schema.classes))
+        inputs = np.asarray(records.inputs[:count], dtype=np.float32)[known]
+        clamped = np.clip(inputs, bounds.low, bounds.high).reshape(-1, *bounds.shape)
+        self._prepared = self._adapter.prepared(clamped)
+        self._labels = torch.from_numpy(labels[known])
+        self._predictions = np.asarray(records.predictions[:count], dtype=np.int64)[known]
+
+    def _checked(self, vector: Vector) -> Vector:
+        if vector.shape != (self._plan.dimension,) or not np.isfinite(vector).all():
+            raise UpdateInvalidError(
+                f"the adapter to start from is not {self._plan.dimension} finite values"
+            )
+        return vector.astype(np.float32)
+
+
+def on_grid(gradients: npt.NDArray[np.float64], plan: TrainingPlan) -> Integers:
+    """Each row bounded to the plan's clip and rounded toward zero onto its grid.
+
+    Args:
+        gradients: float64 [n, d]; a row that is not finite becomes zero.
+
+    Returns:
+        int64 [n, d]; the squared norm of every row is at most `plan.sensitivity2`, exactly.
+    """
+    # A row of huge but finite values would square to infinity: scaled down first, its
+    # direction stays.
+    largest = np.abs(gradients).max(axis=1, keepdims=True, initial=0.0)
+    finite = np.isfinite(largest)
+    rows = np.where(finite, gradients, 0.0)
+    scale = np.where(finite & (largest > 1.0), largest, 1.0)
+    norms = np.linalg.norm(rows / scale, axis=1, keepdims=True) * scale
+    shrink = np.minimum(1.0, np.divide(plan.clip, norms, where=norms > 0, out=np.ones_like(norms)))
+    # Toward zero: rounding to the nearest could push a norm above the bound.
+    grid: Integers = np.trunc(rows * shrink * 2.0**plan.grid_bits).astype(np.int64)
+    while (over := (grid * grid).sum(axis=1) > plan.sensitivity2).any():
+        # The float arithmetic above may err in its last bits; the integers decide.
+        grid[over] = np.trunc(grid[over] * (1 - 2.0**-20)).astype(np.int64)
+    return grid

@@ -1,0 +1,164 @@
+"""Noise, a port with two adapters: the only place where noise is drawn.
+
+Both draw from the same discrete Gaussian. Each draw takes from a grant first, so
+that nothing is noised that was not charged with exactly these parameters. Rounding
+values to the integer grid and bounding their sensitivity is the caller's part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from fedge.errors import ReservationError, SettingError
+from fedge.privacy.grants import Grant
+
+Integers = npt.NDArray[np.int64]
+NoiseKind = Literal["os", "seeded"]
+
+LARGEST_VALUE = 2**61
+LARGEST_SIGMA2 = 2**100
+"""Beyond these a sum of value and noise might leave 64 bits."""
+
+
+class Noise(Protocol):
+    """Draws discrete Gaussian noise under a grant.
+
+    Attributes:
+        kind: where randomness comes from; every settlement records it.
+    """
+
+    kind: NoiseKind
+
+    def discrete_gaussian(
+        self, exact: Integers, *, sensitivity2: int, sigma2: int, grant: Grant
+    ) -> Integers:
+        """`exact` plus independent discrete Gaussian noise of parameter `sigma2` on each cell.
+
+        Args:
+            exact: int64, any shape; `exact.size` is the dimension that was charged.
+            sensitivity2: squared L2 sensitivity of `exact`, as charged.
+            sigma2: variance parameter of the noise, as charged.
+            grant: loses one release.
+
+        Raises:
+            TypeError: `exact` is not an int64 array (a float, NaN or not, is never rounded here).
+            SettingError: values or noise are too large for 64 bits.
+            ReservationError: the grant is used up or was given for other parameters, or the
+                system's randomness failed. Nothing was noised in all these cases.
+        """
+
+
+class OsNoise:
+    """Exact sampling by OpenDP with the operating system's entropy: what a gateway uses."""
+
+    kind: NoiseKind = "os"
+
+    def discrete_gaussian(
+        self, exact: Integers, *, sensitivity2: int, sigma2: int, grant: Grant
+    ) -> Integers:
+        """See `Noise.discrete_gaussian`."""
+        _check(exact, sigma2)
+        draw = _opendp_gaussian(sigma2)
+        grant.take(sensitivity2, sigma2, exact.size)
+        noisy = np.array(draw(exact.ravel().tolist()), dtype=np.int64)
+        return noisy.reshape(exact.shape)
+
+
+class SeededNoise:
+    """The same distribution from a seed, for simulations and tests; refuses real grants.
+
+    Args:
+        seed: the same seed and the same calls give the same noise.
+    """
+
+    kind: NoiseKind = "seeded"
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+
+    def discrete_gaussian(
+        self, exact: Integers, *, sensitivity2: int, sigma2: int, grant: Grant
+    ) -> Integers:
+        """See `Noise.discrete_gaussian`.
+
+        Raises:
+            ReservationError: also when the grant is a real ledger's.
+        """
+        _check(exact, sigma2)
+        if not grant.simulated:
+            raise ReservationError("seeded noise was asked for under a real ledger's grant")
+        grant.take(sensitivity2, sigma2, exact.size)
+        return exact + self._draw(exact.size, sigma2).reshape(exact.shape)
+
+    def _draw(self, size: int, sigma2: int) -> Integers:
+        """Rejection from a discrete Laplace (Canonne, Kamath, Steinke 2020, algorithm 3).
+
+        About two in three proposals are accepted, whatever sigma2 is.
+        """
+        scale = math.isqrt(sigma2) + 1
+        success = -math.expm1(-1.0 / scale)
+        drawn = np.empty(0, dtype=np.int64)
+        while drawn.size < size:
+            proposals = 2 * (size - drawn.size) + 8
+            # The difference of two geometric variables is a discrete Laplace one.
+            values = self._random.geometric(success, proposals) - self._random.geometric(
+                success, proposals
+            )
+            excess = np.abs(values) - sigma2 / scale
+            accepted = self._random.random(proposals) < np.exp(-excess * excess / (2.0 * sigma2))
+            drawn = np.concatenate([drawn, values[accepted]])
+        return drawn[:size]
+
+
+def _check(exact: Integers, sigma2: int) -> None:
+    if not isinstance(exact, np.ndarray) or exact.dtype != np.int64:
+        raise TypeError(
+            f"exact values must be an int64 array, not {getattr(exact, 'dtype', exact)}"
+        )
+    if exact.size and not -LARGEST_VALUE <= exact.min() <= exact.max() <= LARGEST_VALUE:
+        raise SettingError("values exceed 2^61; choose a coarser grid")
+    if not 0 < sigma2 <= LARGEST_SIGMA2:
+        raise SettingError(f"sigma2 is {sigma2}; it must be positive and at most 2^100")
+
+
+@lru_cache(maxsize=16)
+def _opendp_gaussian(sigma2: int) -> Callable[[list[int]], list[int]]:
+    # OpenDP's prelude would load scikit-learn and pandas where present; these parts do not.
+    import opendp.domains as domains
+    import opendp.measurements as measurements
+    import opendp.metrics as metrics
+    from opendp.mod import OpenDPException, enable_features
+
+    enable_features("contrib")
+    try:
+        mechanism: Any = measurements.make_gaussian(
+            domains.vector_domain(domains.atom_domain(T="i64")),
+            metrics.l2_distance(T="f64"),
+            scale=sigma_at_least(sigma2),
+        )
+    except OpenDPException as error:
+        raise SettingError(f"OpenDP refuses sigma2 = {sigma2}: {error}") from error
+
+    def draw(exact: list[int]) -> list[int]:
+        try:
+            noisy: list[int] = mechanism(exact)
+        except OpenDPException as error:
+            raise ReservationError(f"OpenDP could not draw noise: {error}") from error
+        return noisy
+
+    return draw
+
+
+def sigma_at_least(sigma2: int) -> float:
+    """The square root as a float, rounded up: noise is never smaller than what was charged."""
+    sigma = math.sqrt(sigma2)
+    while Fraction(sigma) ** 2 < sigma2:
+        sigma = math.nextafter(sigma, math.inf)
+    return sigma

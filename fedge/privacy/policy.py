@@ -1,0 +1,136 @@
+"""A gateway owner's privacy policy: computing its order, and its file.
+
+The file is TOML that a person can read; whether it may be changed, and for which
+blocks, is the ledger's business.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from fractions import Fraction
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from fedge.errors import SettingError
+from fedge.privacy.rdp import NANO, cap_nano, choose_alpha, telemetry_nano
+from fedge.records import BlockLength, PrivacyPolicy
+
+TELEMETRY_RHO = 0.0281
+"""One window's report at (1, 1e-6): enough to see drift in windows of a few hundred rows."""
+TELEMETRY_SHARE = Fraction(1, 4)
+"""Unless asked for more, monitoring never takes more than this part of a block's budget."""
+
+
+def new_policy(
+    *,
+    epsilon: float,
+    delta: float,
+    block: BlockLength,
+    telemetry_rho: float | None = None,
+    window_rho: float | None = None,
+) -> PrivacyPolicy:
+    """Compute the order alpha* for a bound, and the policy around it.
+
+    Args:
+        epsilon, delta: bound on everything ever released about one block.
+        block: length of a block.
+        telemetry_rho: zCDP that a block reserves for the releases about any one window;
+            0.0281, or a quarter of the budget where that is less, unless given.
+        window_rho: zCDP of one window's feature report; all of `telemetry_rho` unless given.
+
+    Raises:
+        SettingError: a value is out of range or not finite, or the bound is so small that it
+            leaves nothing, or monitoring alone would use it up.
+    """
+    alpha = choose_alpha(epsilon, delta)
+    values: dict[str, object] = {
+        "epsilon": float(epsilon),
+        "delta": delta,
+        "alpha": alpha,
+        "telemetry_rho": 1.0,
+        "window_rho": 1.0,
+        "block": block,
+    }
+    if telemetry_rho is None:
+        telemetry_rho = _default_telemetry_rho(_validated(values, "policy"))
+    values["telemetry_rho"] = telemetry_rho
+    values["window_rho"] = telemetry_rho if window_rho is None else window_rho
+    policy = _validated(values, "policy")
+    check_policy(policy)
+    return policy
+
+
+def check_policy(policy: PrivacyPolicy) -> None:
+    """Refuse a policy under which a block could not even be monitored.
+
+    Raises:
+        SettingError: the cap is <= 0 at the policy's order, or monitoring's share exceeds it.
+    """
+    cap, telemetry = cap_nano(policy), telemetry_nano(policy)
+    if telemetry > cap:
+        raise SettingError(
+            f"monitoring would reserve {telemetry / NANO:.3f} of a cap of {cap / NANO:.3f} at "
+            f"order {policy.alpha}; lower telemetry_rho or raise epsilon"
+        )
+
+
+def write_policy(policy: PrivacyPolicy, path: Path) -> None:
+    """Write a policy as TOML, all or nothing; `read_policy(path) == policy`."""
+    lines = [
+        "# Bounds everything that is ever released about one block of one gateway's data.",
+        f"schema_version = {policy.schema_version}",
+        f"epsilon = {policy.epsilon!r}",
+        f"delta = {policy.delta!r}",
+        "# The one Renyi order at which the ledger adds up; computed, not chosen.",
+        f"alpha = {policy.alpha}",
+        f"telemetry_rho = {policy.telemetry_rho!r}",
+        f"window_rho = {policy.window_rho!r}",
+        f'unit = "{policy.unit}"',
+        f'adjacency = "{policy.adjacency}"',
+        "",
+        "[block]",
+        f'kind = "{policy.block.kind}"',
+        f"value = {policy.block.value}",
+    ]
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w") as file:
+            file.write("\n".join(lines) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise SettingError(f"cannot write the policy {path}: {error}") from error
+
+
+def read_policy(path: Path) -> PrivacyPolicy:
+    """Read a policy file.
+
+    Raises:
+        SettingError: it cannot be read, a value is wrong (NaN included), or the policy could
+            never release anything.
+    """
+    try:
+        values = tomllib.loads(path.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SettingError(f"cannot read the policy {path}: {error}") from error
+    policy = _validated(values, str(path))
+    check_policy(policy)
+    return policy
+
+
+def _default_telemetry_rho(policy: PrivacyPolicy) -> float:
+    share = TELEMETRY_SHARE * Fraction(cap_nano(policy), NANO * policy.alpha)
+    # Rounded down, so that the file shows a short number and the share stays within its part.
+    return min(TELEMETRY_RHO, int(share * 10**6) / 10**6)
+
+
+def _validated(values: dict[str, object], name: str) -> PrivacyPolicy:
+    try:
+        return PrivacyPolicy.model_validate(values)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "values"
+        raise SettingError(f"{name}: {where}: {first['msg']}") from error

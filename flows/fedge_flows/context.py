@@ -1,0 +1,191 @@
+"""Opening what a flow process needs, by role, and its four steps over the real parts."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from fedge.config import ServerSettings
+from fedge.delivery.candidate import is_countersigned
+from fedge.privacy.policy import read_policy
+from fedge.records import RunResult, TrainingPlan
+from fedge.tasks.schema import read_task
+from fedge_flows import candidates
+from fedge_flows.monitor import Monitored, assessment_changes, monitor, read_references
+from fedge_flows.ports import Bus, Environment, RunRow, process_environment
+from fedge_flows.progress import (
+    CREATED,
+    PUBLISHED,
+    SIGNED,
+    TRAINED,
+    TRAINING,
+    Announcer,
+    Claims,
+)
+from fedge_flows.publish import online_key, publish
+from fedge_flows.recompile import recompile
+from fedge_flows.releases import ReleaseShelf
+from fedge_flows.retrain import Patience, retrain
+from fedge_flows.roles import server_settings
+from fedge_flows.steps import Desk, advance
+from fedge_server.database import Database
+from fedge_server.facts import Facts
+from fedge_server.objects import ObjectStore
+from fedge_server.superlink import run_status, stop_run, submit_run
+
+LATEST = "assessments/latest.json"
+SUBMIT_SLACK_S = 120.0
+"""What an attempt may take beyond its rounds: Flower's processes start slowly on a busy host."""
+
+
+@contextlib.contextmanager
+def open_context(
+    role: str, bus: Bus, environment: Environment = process_environment
+) -> Iterator[FlowContext]:
+    """Database, object store and repository of the role's settings, closed afterwards."""
+    settings = server_settings(environment, role)
+    with Database(settings.database) as database:
+        yield FlowContext(settings, Facts(database, time.time), bus)
+
+
+def bring_to_signatures(
+    settings: ServerSettings,
+    shelf: ReleaseShelf,
+    *,
+    name: str,
+    result: RunResult | None,
+    build: Callable[[Path], None],
+) -> Path:
+    """`recompile` over the real gates, keys and repository of the builder's settings."""
+    key = candidates.builder_key(settings.keys.builder)
+    return recompile(
+        name,
+        objects_dir=settings.objects_dir,
+        build=build,
+        gate=candidates.gate(result, settings.training.min_gain_sigmas),
+        stage=candidates.stager(settings, key, shelf, result),
+        countersigned=lambda folder: is_countersigned(settings.releases_dir, folder),
+        clock=time.monotonic,
+        sleep=time.sleep,
+    )
+
+
+class SuperLinkRounds:
+    """`fedge_flows.ports.Rounds` on the fleet's SuperLink."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+
+    def submit(self, run_id: str) -> int:
+        return submit_run(self._settings, run_id)
+
+    def status(self, flower_run: int) -> str:
+        return run_status(self._settings, flower_run)
+
+    def stop(self, flower_run: int) -> None:
+        stop_run(self._settings, flower_run)
+
+
+class FlowContext:
+    """The four steps over one central host.
+
+    Args:
+        settings: of the role; each step asks it for the one key that it needs.
+    """
+
+    def __init__(self, settings: ServerSettings, facts: Facts, bus: Bus) -> None:
+        self.settings, self.facts = settings, facts
+        self.objects = ObjectStore(settings.objects_dir)
+        self.shelf = ReleaseShelf(settings.releases_dir, settings.objects_dir, settings.family)
+        flows_dir = settings.data_dir / "flows"
+        self.claims = Claims(flows_dir / "claims")
+        announcer = Announcer(bus, flows_dir / "sent", self.claims, time.time)
+        self.desk = Desk(facts=facts, claims=self.claims, announcer=announcer)
+
+    def monitor(self) -> Monitored | None:
+        """Judge the fleet, store the assessment, start what is due. None if another one does."""
+        from fedge.drift.monitor import assess  # loads scipy, which no other flow needs
+
+        with self.claims.claim("monitor") as mine:
+            if not mine:
+                return None
+            looked = monitor(
+                facts=self.facts,
+                references=read_references(self.shelf.references()),
+                settings=self.settings.drift,
+                plan=self.plan,
+                release_sha256=self.shelf.sha256,
+                task=self.settings.task,
+                announcer=self.desk.announcer,
+                judge=assess,
+            )
+            self._store(looked)
+            return looked
+
+    def retrain(self, run_id: str) -> str:
+        """Run the rounds of a created run; answers its state afterwards."""
+        return advance(
+            self.desk, run_id, due=(CREATED, TRAINING), working=TRAINING, work=self._retrain
+        )
+
+    def recompile(self, run_id: str) -> str:
+        """Bring the candidate of a trained run to two signatures; answers the run's state."""
+        return advance(self.desk, run_id, due=(TRAINED,), work=self._recompile)
+
+    def publish(self, run_id: str) -> str:
+        """Publish the signed candidate of a run; answers the run's state."""
+        online = online_key(self.settings.keys)
+
+        def work(run: RunRow) -> str:
+            folder = self.settings.objects_dir / "candidates" / run.spec.run_id
+            done = publish(self.settings.releases_dir, folder, online)
+            self.facts.record_release(run.spec.run_id, done.counter)
+            return PUBLISHED
+
+        return advance(self.desk, run_id, due=(SIGNED,), work=work)
+
+    def _retrain(self, run: RunRow) -> str:
+        training = self.settings.training
+        messages = run.spec.plan.rounds + 1
+        retrain(
+            run.spec,
+            objects=self.objects,
+            rounds=SuperLinkRounds(self.settings),
+            patience=Patience(attempt_s=messages * training.round_timeout_s + SUBMIT_SLACK_S),
+            clock=time.monotonic,
+            sleep=time.sleep,
+        )
+        return TRAINED
+
+    def _recompile(self, run: RunRow) -> str:
+        spec, base = run.spec, self.shelf.folder(run.spec.base_release)
+        result = RunResult.from_bytes(self.objects.get(f"runs/{spec.run_id}/result.json"))
+        vector = candidates.read_adapter(self.objects, result)
+        bring_to_signatures(
+            self.settings,
+            self.shelf,
+            name=spec.run_id,
+            result=result,
+            build=candidates.builder(
+                read_task(base / "task.json").code, candidates.merged(base, result, vector), seed=0
+            ),
+        )
+        return SIGNED
+
+    def plan(self, release: int) -> TrainingPlan:
+        """What a run on top of a published release would train and cost."""
+        from fedge.learning.planning import plan_training
+
+        settings = self.settings.training
+        dimension = candidates.planned_dimension(self.shelf.folder(release), settings.adapter)
+        return plan_training(read_policy(self.settings.policy), settings, dimension)
+
+    def _store(self, looked: Monitored) -> None:
+        """Keep the latest assessment, and a copy of each that decides anything new."""
+        data = looked.assessment.to_bytes()
+        before = self.objects.get(LATEST) if self.objects.exists(LATEST) else None
+        if assessment_changes(before, looked.assessment):
+            self.objects.put(f"assessments/{time.time_ns()}.json", data)
+        self.objects.replace(LATEST, data)

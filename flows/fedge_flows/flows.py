@@ -1,0 +1,47 @@
+"""The flows as Prefect runs them: thin shells around the steps.
+
+Prefect is told nothing that matters: no result, no artefact, no state of ours lives
+there, so that a lost Prefect database loses schedules and history, never a decision.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from prefect import flow
+
+from fedge_flows.bus import PrefectBus
+from fedge_flows.context import open_context
+
+log = logging.getLogger(__name__)
+
+# Retrying is `monitor`'s task, from stored state; Prefect's retries would know less.
+_OPTIONS = {"retries": 0, "persist_result": False, "validate_parameters": True}
+
+
+@flow(name="monitor", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
+def monitor_flow() -> None:
+    """Judge the fleet and start what is due."""
+    with open_context("server", PrefectBus()) as context:
+        context.monitor()
+
+
+@flow(name="retrain", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
+def retrain_flow(run_id: str) -> str:
+    """Run the rounds of a created run."""
+    with open_context("server", PrefectBus()) as context:
+        return context.retrain(run_id)
+
+
+@flow(name="recompile", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
+def recompile_flow(run_id: str) -> str:
+    """Build and sign the candidate of a trained run."""
+    with open_context("builder", PrefectBus()) as context:
+        return context.recompile(run_id)
+
+
+@flow(name="publish", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
+def publish_flow(run_id: str) -> str:
+    """Publish a signed candidate."""
+    with open_context("publisher", PrefectBus()) as context:
+        return context.publish(run_id)

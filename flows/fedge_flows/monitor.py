@@ -1,0 +1,160 @@
+"""From stored reports to verdicts, episodes and, when a cohort is frozen, one run.
+
+Reads released statistics only, so it costs no privacy. Decides nothing that stored
+facts do not already say: run again on the same facts it creates nothing new.
+Training, building and publishing belong to the flows that its events start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fedge.config import DriftSettings
+from fedge.drift.episodes import RunFact
+from fedge.drift.monitor import FleetAssessment
+from fedge.errors import RecordError, SettingError
+from fedge.records import (
+    Participant,
+    Reference,
+    RunSpec,
+    TrainingPlan,
+    WindowReport,
+    canonical,
+    sha256_hex,
+)
+from fedge_flows.ports import Facts, RunRow
+from fedge_flows.progress import FAILED, PUBLISHED, REFUSED, Announcer
+
+Assess = Callable[
+    [
+        Mapping[str, Sequence[WindowReport]],
+        Mapping[str, Reference],
+        DriftSettings,
+        Sequence[RunFact],
+    ],
+    FleetAssessment,
+]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Monitored:
+    """What one look at the fleet did.
+
+    Attributes:
+        assessment: verdicts and episodes as derived from the stored facts.
+        created: the run created by this look, if any.
+        events: events sent, each with its run.
+    """
+
+    assessment: FleetAssessment
+    created: str | None
+    events: tuple[tuple[str, str], ...]
+
+
+def monitor(
+    *,
+    facts: Facts,
+    references: Mapping[str, Reference],
+    settings: DriftSettings,
+    plan: Callable[[int], TrainingPlan],
+    release_sha256: Callable[[int], str],
+    task: str,
+    announcer: Announcer,
+    judge: Assess,
+) -> Monitored:
+    """Judge the fleet, create the run that a frozen cohort calls for, send due events.
+
+    Args:
+        references: reference by the hash that reports name.
+        plan: the training plan on top of a release.
+        release_sha256: manifest hash of a published release.
+        judge: `fedge.drift.monitor.assess`.
+
+    Raises:
+        SettingError: no training plan fits the policy; the assessment is not lost by it,
+            because it can be derived again.
+    """
+    assessment = judge(facts.reports(), references, settings, [run_fact(r) for r in facts.runs()])
+    spec = _run_spec(assessment, facts, plan, release_sha256, task)
+    created = spec.run_id if spec is not None and facts.create_run(spec) else None
+    sent = [(announcer.remind(run), run.spec.run_id) for run in facts.runs()]
+    events = tuple((event, run_id) for event, run_id in sent if event is not None)
+    return Monitored(assessment=assessment, created=created, events=events)
+
+
+def assessment_changes(before: bytes | None, now: FleetAssessment) -> bool:
+    """Whether an assessment decides anything else than the stored one: episodes, verdicts, cohort.
+
+    A stored one that cannot be read (of an earlier version) counts as different.
+    """
+    try:
+        return before is None or _decisions(FleetAssessment.from_bytes(before)) != _decisions(now)
+    except RecordError:
+        return True
+
+
+def _decisions(assessment: FleetAssessment) -> object:
+    episodes = [(episode.id, episode.state) for episode in assessment.episodes]
+    verdicts = [(verdict.gateway, verdict.state) for verdict in assessment.verdicts]
+    return episodes, verdicts, assessment.cohort
+
+
+def run_fact(run: RunRow) -> RunFact:
+    """A stored run as the drift rules see it: every unfinished state is `running`."""
+    finished = {PUBLISHED: "published", FAILED: "failed", REFUSED: "failed"}
+    return RunFact(
+        run_id=run.spec.run_id,
+        created_at=run.created_at,
+        episodes=run.spec.episodes,
+        state=finished.get(run.state, "running"),  # type: ignore[arg-type]
+        release=run.release,
+    )
+
+
+def run_id_of(episodes: Sequence[str]) -> str:
+    """The one run id for a set of episodes: whoever asks again asks for the same run."""
+    return f"run-{sha256_hex(canonical(sorted(episodes)))[:16]}"
+
+
+def _run_spec(
+    assessment: FleetAssessment,
+    facts: Facts,
+    plan: Callable[[int], TrainingPlan],
+    release_sha256: Callable[[int], str],
+    task: str,
+) -> RunSpec | None:
+    """The run for the frozen cohort; None if none is frozen."""
+    release = assessment.cohort_release
+    if not assessment.cohort or release is None:
+        return None
+    keys = {gateway.fingerprint: gateway.public_key for gateway in facts.gateways()}
+    return RunSpec(
+        run_id=run_id_of(assessment.cohort_episodes),
+        task=task,
+        base_release=release,
+        base_sha256=release_sha256(release),
+        plan=plan(release),
+        participants=tuple(
+            Participant(
+                gateway=member.gateway,
+                public_key=keys[member.gateway],
+                first_window=member.first_window,
+                last_window=member.last_window,
+            )
+            for member in assessment.cohort
+        ),
+        episodes=assessment.cohort_episodes,
+    )
+
+
+def read_references(files: Sequence[bytes]) -> dict[str, Reference]:
+    """References by the hash of their bytes.
+
+    Raises:
+        SettingError: one of the files is no reference.
+    """
+    try:
+        return {sha256_hex(data): Reference.from_bytes(data) for data in files}
+    except RecordError as error:
+        raise SettingError(f"a stored reference cannot be read: {error}") from error

@@ -1,0 +1,95 @@
+"""Setting up a central host, and admitting gateways, for the command line and the demo."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+
+from fedge.config import ServerSettings
+from fedge.delivery.durable import make_folder, write_file
+from fedge.delivery.keys import KeyFiles
+from fedge.delivery.repository import ReleaseRepository
+from fedge.errors import SettingError
+from fedge.privacy.policy import read_policy
+from fedge_server.database import Database
+from fedge_server.fleet import Fleet, FleetState, Gateway
+
+Toml = dict[str, object]
+
+
+def init_server(
+    folder: Path,
+    *,
+    policy: Path,
+    offline_keys: Path | None = None,
+    settings: Toml | None = None,
+) -> ServerSettings:
+    """Make a central host in `folder`; nothing there is ever overwritten.
+
+    Writes `server.toml`, which names no key, and one file for each process that signs,
+    `builder.toml`, `evaluator.toml` and `publisher.toml`, each naming the one key that this
+    process may read. Makes the keys in `keys/`, the database and an empty release repository,
+    whose `releases/metadata/1.root.json` under the data folder is what gateways are given.
+
+    Args:
+        policy: the fleet's privacy policy, checked and copied.
+        offline_keys: where the root and targets keys go, which no process reads;
+            `offline-keys` in `folder` unless given. Carry them away.
+        settings: further keys of `server.toml`, tables as dictionaries.
+
+    Raises:
+        SettingError: the folder holds a server already, or a setting or the policy is wrong.
+    """
+    if (folder / "server.toml").exists():
+        raise SettingError(f"{folder} already holds a server; choose another folder")
+    read_policy(policy)
+    values: Toml = {"data_dir": "data", "policy": "policy.toml", **(settings or {})}
+    checked = ServerSettings.parse(values, folder.resolve(), "server.toml")
+    make_folder(folder)
+    shutil.copyfile(policy, folder / "policy.toml")
+    make_folder(checked.data_dir)
+    keys = KeyFiles.create(offline=offline_keys or folder / "offline-keys", online=folder / "keys")
+    ReleaseRepository.create(checked.releases_dir, keys, [checked.family])
+    Database(checked.database).close()
+    for name, key in (("builder", "builder"), ("evaluator", "evaluator"), ("publisher", "online")):
+        own = values | {"keys": {key: f"keys/{key}.pem"}}
+        write_file(folder / f"{name}.toml", _toml(own).encode())
+    # Last: a folder with a `server.toml` is whole.
+    write_file(folder / "server.toml", _toml(values).encode())
+    return checked
+
+
+def admit(settings: ServerSettings, public_key: str, name: str) -> Gateway:
+    """Accept what the holder of `public_key` (64 hex digits) signs; see `Fleet.admit`.
+
+    Works while the coordinator runs: the next envelope is checked against it.
+    """
+    with Database(settings.database) as database:
+        return Fleet(database, time.time).admit(public_key, name)
+
+
+def fleet_state(settings: ServerSettings) -> FleetState:
+    """The fleet as the log shows it, also while no coordinator runs."""
+    with Database(settings.database) as database:
+        return Fleet(database, time.time).state()
+
+
+def _toml(values: Toml) -> str:
+    """TOML of plain values and one level of tables."""
+    tables = {name: value for name, value in values.items() if isinstance(value, dict)}
+    lines = [f"{name} = {_value(v)}" for name, v in values.items() if name not in tables]
+    for table, entries in tables.items():
+        lines += ["", f"[{table}]", *(f"{name} = {_value(v)}" for name, v in entries.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_value(item) for item in value) + "]"
+    text = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{text}"'

@@ -1,0 +1,128 @@
+"""The coordinator's HTTP interface: takes envelopes, shows the fleet, serves releases.
+
+A thin shell around `ingest`, `fleet` and `releases`. Every refusal is JSON,
+`{"error": "<what is wrong>"}`. Plain HTTP: a front that speaks TLS belongs before it
+wherever it is reached from another host.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from fedge.config import ServerSettings
+from fedge.errors import (
+    EnvelopeTooLargeError,
+    FedgeError,
+    RecordError,
+    SequenceConflictError,
+    SignatureError,
+    StateError,
+    UnknownKeyError,
+    WindowConflictError,
+)
+from fedge.records import Record
+from fedge_server.database import Database
+from fedge_server.fleet import Fleet
+from fedge_server.ingest import Ingest
+from fedge_server.releases import ReleaseFiles
+
+log = logging.getLogger(__name__)
+
+STATUSES: tuple[tuple[type[FedgeError], int], ...] = (
+    (EnvelopeTooLargeError, 413),
+    (UnknownKeyError, 401),
+    (SignatureError, 403),
+    (SequenceConflictError, 409),
+    (WindowConflictError, 409),
+    (RecordError, 400),
+    (StateError, 503),
+)
+"""HTTP status of each refusal; the first class that fits counts."""
+
+
+def create_app(settings: ServerSettings, database: Database, clock: Callable[[], float]) -> FastAPI:
+    """The application on an open database.
+
+    Args:
+        settings: for the size limit and the release repository's folder.
+        clock: seconds since the epoch.
+    """
+    app = FastAPI(title="fedge coordinator", docs_url=None, redoc_url=None, openapi_url=None)
+    ingest = Ingest(database, clock, max_payload_bytes=settings.max_report_bytes)
+    fleet = Fleet(database, clock)
+
+    @app.post("/v1/envelopes")
+    async def post_envelope(request: Request) -> Response:
+        data = await _read_body(request, ingest.max_bytes)
+        return _answer(await run_in_threadpool(ingest.accept, data))
+
+    @app.get("/v1/fleet")
+    def get_fleet() -> Response:
+        return _answer(fleet.state())
+
+    @app.get("/v1/gateways/{fingerprint}")
+    def get_gateway(fingerprint: str) -> Response:
+        detail = fleet.detail(fingerprint)
+        if detail is None:
+            raise HTTPException(404, "no such gateway is admitted")
+        return _answer(detail)
+
+    @app.get("/health")
+    def get_health() -> Response:
+        return JSONResponse({"status": "ok", "database": database.revision})
+
+    app.mount("/releases", ReleaseFiles(settings.releases_dir))
+    app.add_exception_handler(FedgeError, _refuse)
+    app.add_exception_handler(HTTPException, _refuse_http)
+    app.add_exception_handler(ClientDisconnect, _refuse_disconnected)
+    return app
+
+
+def status_of(error: FedgeError) -> int:
+    """The HTTP status that tells a sender about `error`."""
+    return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def _answer(record: Record) -> Response:
+    return Response(record.to_bytes(), media_type="application/json")
+
+
+async def _read_body(request: Request, limit: int) -> bytes:
+    """The request's body, never more than `limit` bytes of it in memory.
+
+    Raises:
+        EnvelopeTooLargeError: it is longer, whatever its headers say.
+    """
+    declared = request.headers.get("content-length", "")
+    if declared.isdecimal() and int(declared[:20]) > limit:
+        raise EnvelopeTooLargeError(limit)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise EnvelopeTooLargeError(limit)
+    return bytes(body)
+
+
+def _refuse(_request: Request, error: Exception) -> Response:
+    status = status_of(error) if isinstance(error, FedgeError) else 500
+    if status >= 500:
+        log.error("%s", error)
+    return JSONResponse({"error": str(error)}, status)
+
+
+def _refuse_http(_request: Request, error: Exception) -> Response:
+    if not isinstance(error, HTTPException):
+        raise error
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _refuse_disconnected(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "the sender went away"}, 400)  # nobody reads it

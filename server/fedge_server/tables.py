@@ -1,0 +1,82 @@
+"""The tables of the coordinator's database, in types that SQLite and Postgres share.
+
+`envelopes` is an append-only log of what gateways sent, byte for byte; the fleet's state,
+verdicts and episodes are derived from it. `runs` holds decisions and `run_states` how they
+went. A change here needs a migration beside it: a test compares the two.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    # Named constraints, because a later migration can only drop what it can name.
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key is declared INTEGER.
+_RowNumber = BigInteger().with_variant(Integer, "sqlite")
+
+gateways = Table(
+    "gateways",
+    metadata,
+    Column("fingerprint", String(32), primary_key=True),
+    Column("public_key", String(64), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("admitted_at", Double, nullable=False),
+)
+
+envelopes = Table(
+    "envelopes",
+    metadata,
+    Column("number", _RowNumber, primary_key=True, autoincrement=True),
+    Column("gateway", String(32), ForeignKey("gateways.fingerprint"), nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("kind", String(16), nullable=False),
+    Column("payload_sha256", String(64), nullable=False),
+    Column("report_window", BigInteger, nullable=True),
+    Column("received_at", Double, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    UniqueConstraint("gateway", "seq"),
+    # Null for other kinds, and nulls are distinct: only reports are held to it.
+    UniqueConstraint("gateway", "report_window"),
+    Index(None, "gateway", "kind", "seq"),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("run_id", String(64), primary_key=True),
+    Column("spec", LargeBinary, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("release", Integer, nullable=True),
+)
+
+run_states = Table(
+    "run_states",
+    metadata,
+    Column("number", _RowNumber, primary_key=True, autoincrement=True),
+    Column("run_id", String(64), ForeignKey("runs.run_id"), nullable=False),
+    Column("state", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("at", Double, nullable=False),
+    Index(None, "run_id", "number"),
+)

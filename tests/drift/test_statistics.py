@@ -1,0 +1,174 @@
+"""False alarms stay inside their budget, real shifts do not stay unseen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes.drifting_sites import NUMERIC, REFERENCE, SHA, Site, gateway
+from scipy.stats import norm
+
+from fedge.config import DriftSettings
+from fedge.drift.baseline import Track, fit
+from fedge.drift.detect import certifiable, month_of_tests, threshold
+from fedge.drift.scores import score_sheet
+from fedge.drift.watch import ReleaseWatch, watch_gateway
+from fedge.errors import RecordError
+
+
+def watch(site: Site, settings: DriftSettings, windows: int, **faults: float) -> ReleaseWatch:
+    reports = site.stream(windows, **faults)
+    return watch_gateway(gateway(site.seed), reports, {SHA: REFERENCE}, settings).releases[1]
+
+
+def test_scores_are_what_they_say() -> None:
+    """Without noise, location is the mean bin and scale the mean distance from the middle."""
+    site = Site(seed=1, differ=0.0, rho=50.0)
+    sheet = score_sheet(REFERENCE)
+    report = site.report(0)
+    scores, noise = sheet.scores([report])
+    wide = Site(seed=1, differ=0.0, rho=0.0281).report(0)
+
+    counts = np.array(report.features[0].counts[:-1])
+    weights = np.repeat([4.0, 2.0, 1.0, 0.5], [1, 2, 4, 8])
+    assert scores[0, 0] == pytest.approx(weights @ counts)
+    assert noise[0, 0] == pytest.approx(30 * report.features[0].sigma2)
+    assert noise[0, 1] == pytest.approx(14 * report.features[0].sigma2)
+    assert sheet.scores([wide])[1][0, 0] == pytest.approx(30 * wide.features[0].sigma2)
+
+
+def test_report_that_does_not_fit_is_refused() -> None:
+    """Features of another name, number or width are an error, never silently misread."""
+    sheet = score_sheet(REFERENCE)
+    report = Site(seed=1).report(0)
+    renamed = report.features[0].model_copy(update={"name": "other"})
+    narrow = report.features[0].model_copy(update={"counts": (1, 2)})
+
+    for features in (
+        report.features[1:],
+        (renamed, *report.features[1:]),
+        (narrow, *report.features[1:]),
+    ):
+        with pytest.raises(RecordError):
+            sheet.scores([report.model_copy(update={"features": features})])
+
+
+def test_no_false_alarm_with_short_baselines(demo: DriftSettings) -> None:
+    """Sites that differ by half a standard deviation: 2,400 windows without drift, no alarm."""
+    alarms = [watch(Site(seed=seed), demo, 72).alarm for seed in range(40)]
+
+    assert alarms == [None] * 40
+
+
+def test_no_false_alarm_with_cut_and_lossy_windows(demo: DriftSettings) -> None:
+    """Windows that were cut short or lost slots to load are no drift."""
+    rng = np.random.default_rng(5)
+    for seed in range(12):
+        site = Site(seed=100 + seed, differ=1.0)
+        reports = []
+        for window in range(70):
+            slots = int(rng.integers(1, 200)) if rng.random() < 0.3 else 200
+            dropped = int(rng.integers(0, slots + 1)) if rng.random() < 0.2 else 0
+            reports.append(site.report(window, slots=slots, dropped=dropped))
+        found = watch_gateway(gateway(seed), reports, {SHA: REFERENCE}, demo).releases[1]
+        assert found.baseline is not None
+        assert found.alarm is None
+
+
+@pytest.mark.parametrize("wander", [0.08, 0.16])
+def test_no_false_alarm_when_a_site_wanders(wander: float) -> None:
+    """Windows that wander by 0.5 and 1 noise sd (correlation 0.9) against a week's baseline."""
+    settings = DriftSettings(baseline_windows=168)
+    for seed in range(3):
+        assert watch(Site(seed=seed, wander=wander), settings, 268).alarm is None
+
+
+def test_lens_fault_within_two_windows(demo: DriftSettings) -> None:
+    """A fault that moves every stream is always seen, wherever in a window it falls."""
+    for seed in range(25):
+        onset = 13 + seed % 20 + seed / 25
+        found = watch(Site(seed=200 + seed), demo, int(onset) + 3, onset=onset)
+        assert found.alarm is not None
+        assert found.alarm.opened_window <= int(onset) + 2
+        assert abs(found.alarm.first_window - int(onset)) <= 1
+
+
+def test_small_shift_adds_up() -> None:
+    """0.5 sd in one stream of nine is seen by sums where no single window shows it."""
+    settings = DriftSettings(baseline_windows=168)
+    found = [
+        watch(
+            Site(seed=s, differ=0.2, shift=(0.5, *(0.0,) * (NUMERIC - 1))), settings, 188, onset=168
+        )
+        for s in range(4)
+    ]
+
+    for one in found:
+        assert one.alarm is not None and one.alarm.findings[0].stream == "n0"
+        assert one.alarm.findings[0].length > 1
+        assert {f.stream for f in one.alarm.findings} == {"n0"}
+
+
+def test_large_but_meaningless_is_no_alarm() -> None:
+    """A shift below the smallest effect does not alarm, however certain it is."""
+    settings = DriftSettings(baseline_windows=12, min_effect=2.0)
+
+    assert watch(Site(seed=3), settings, 40, onset=20).alarm is None
+
+
+def test_missing_values_alarm(demo: DriftSettings) -> None:
+    """A sensor that falls silent changes its stream's missing count, and that alarms."""
+    reports = Site(seed=4, differ=0.0).stream(24)
+    for index in range(18, 24):
+        silent = reports[index].features[2]
+        silent = silent.model_copy(update={"counts": (*(0,) * 15, 200)})
+        features = [*reports[index].features[:2], silent, *reports[index].features[3:]]
+        reports[index] = reports[index].model_copy(update={"features": tuple(features)})
+    found = watch_gateway(gateway(4), reports, {SHA: REFERENCE}, demo).releases[1]
+
+    assert found.alarm is not None
+    assert [(f.stream, f.statistic) for f in found.alarm.findings] == [("n2", "missing")]
+
+
+def test_threshold_shares_the_budget() -> None:
+    """With endless degrees of freedom, threshold times tests is the setting."""
+    settings = DriftSettings()
+    limit = threshold(settings, 35, np.inf)
+
+    expected = settings.false_alarms_per_month
+    assert 2 * norm.sf(limit) * month_of_tests(settings, 35) == pytest.approx(expected, rel=1e-6)
+    assert threshold(settings, 35, 20.0) > limit
+
+
+def test_short_baselines_say_so() -> None:
+    """The shorter the baseline, the higher the false-alarm rate that it can vouch for."""
+    rates = {}
+    for windows in (12, 48, 168):
+        settings = DriftSettings(baseline_windows=windows)
+        found = [watch(Site(seed=s), settings, windows).certifiable for s in range(4)]
+        rates[windows] = float(np.median([rate for rate in found if rate is not None]))
+
+    assert rates[12] > 100 * rates[168]
+    assert rates[12] > rates[48] > rates[168]
+    assert rates[168] == pytest.approx(0.5, abs=0.5)
+
+
+def test_inflation_is_unbiased_and_floored() -> None:
+    """Independent windows: the pooled inflation is about 1, and none is ever below 1."""
+    rng = np.random.default_rng(0)
+    pooled = []
+    for _ in range(200):
+        noise = np.ones((12, 30))
+        track = Track(
+            window=np.arange(12),
+            rows=np.full(12, 1.0),
+            planned=np.full(12, 1.0),
+            full=np.ones(12, dtype=np.bool_),
+            scores=rng.normal(size=(12, 30)),
+            noise=noise,
+        )
+        baseline = fit(track, np.zeros(30), np.zeros(30, dtype=np.bool_), 10)
+        pooled.append(baseline.pooled_inflation)
+        assert (baseline.inflation >= 1).all()
+        assert certifiable(DriftSettings(), 30, baseline, 6.0) >= 0.5
+
+    assert np.mean(pooled) == pytest.approx(1.0, abs=0.03)
