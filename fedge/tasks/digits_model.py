@@ -25,20 +25,20 @@ _DARK = 1e-3
 
 
 class DigitsModel(AdaptedModel):
-    """Three small convolutions (16, 32, 32), 64 features, ten digits."""
+    """Three small convolutions (16, 32, 32), a hidden layer, 64 features, ten digits."""
 
     def __init__(self) -> None:
         trunk = nn.Sequential(
             nn.Conv2d(1, 16, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 3, padding=1),
+            nn.Conv2d(16, 32, 3, stride=2, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Conv2d(32, 32, 3, padding=1),
             nn.ReLU(),
-            nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(128, 64),
+            nn.Linear(512, 256),
+            nn.ReLU(),
+            nn.Linear(256, 64),
             nn.ReLU(),
         )
         super().__init__(

@@ -27,11 +27,9 @@ from fedge_server.objects import ObjectStore
 from fedge_server.round_files import RunFiles
 from fedge_server.round_logic import run_rounds
 from fedge_server.round_replies import Enough, Exchange, Reply
+from fedge_server.superlink import SETTINGS_VARIABLE
 
 log = logging.getLogger(__name__)
-
-SETTINGS_VARIABLE = "FEDGE_SERVER_CONFIG"
-"""Environment variable that names the `server.toml`; inherited from the SuperLink."""
 
 NODE_LOOK_S = 1.0
 

@@ -39,6 +39,7 @@ log = logging.getLogger("fedge.superlink")
 
 BUNDLE = Path(__file__).parent / "bundle"
 SETTINGS_VARIABLE = "FEDGE_SERVER_CONFIG"
+"""Environment variable by which the ServerApp finds the `server.toml`."""
 START_WAIT_S = 60.0
 RUNNING, COMPLETED, FAILED, UNKNOWN = "running", "completed", "failed", "unknown"
 

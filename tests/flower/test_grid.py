@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import DIMENSION, make_spec, sealed_answer
+from fakes.flower_fleet import DIMENSION, make_spec, sealed_answer
 from flwr.app import ConfigRecord, Message, RecordDict
 
 import fedge.flower

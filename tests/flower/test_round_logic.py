@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 import pytest
-from conftest import DIMENSION, make_spec, sealed_answer
+from fakes.flower_fleet import DIMENSION, make_spec, sealed_answer
 from hypothesis import given
 from hypothesis import strategies as st
 

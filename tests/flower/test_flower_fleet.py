@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import tomli_w
-from conftest import DIMENSION, FlowerFleet, eventually, make_spec
+from fakes.flower_fleet import DIMENSION, FlowerFleet, eventually, make_spec
 
 from fedge.errors import OutboundError, RunFailedError, SettingError
 from fedge.records import RunResult
