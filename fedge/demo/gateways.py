@@ -66,6 +66,7 @@ def make_gateways(plan: PlayPlan, folder: Path, centre: Centre) -> list[DemoGate
                 "window_slots": plan.window_slots,
                 "poll_interval_s": 1.0,
                 "status_interval_s": 1.0,
+                "supernode_poll_s": 1.0,
                 "push_interval_s": 1.0,
                 "trial_s": 3.0,
             },

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import io
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,7 @@ def weights_to_bytes(weights: Weights) -> bytes:
     return arrays_to_bytes({name: _finite(name, value) for name, value in weights.items()})
 
 
-def arrays_to_bytes(arrays: dict[str, npt.NDArray[np.generic]] | Weights) -> bytes:
+def arrays_to_bytes(arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
     """Any arrays as an `.npz` with sorted names and no times in it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

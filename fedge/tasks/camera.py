@@ -47,10 +47,10 @@ LENS = Fault(shift_px=(1.2, 0.6), contrast=0.6, offset=0.1, noise=0.1)
 """The lens slipped and lost contrast."""
 DIRT = Fault(
     blur=0.5,
-    contrast=0.55,
-    offset=0.3,
-    noise=0.08,
-    specks=((2.0, 4.5, 0.7), (5.0, 2.5, 0.6)),
+    contrast=0.65,
+    offset=0.1,
+    noise=0.06,
+    specks=((2.0, 4.5, 0.65), (5.0, 2.5, 0.55)),
 )
 """A film that scatters light, and two grains on it."""
 

@@ -58,7 +58,7 @@ class DigitsModel(AdaptedModel):
         operation costs more than its arithmetic.
         """
         pixels = inputs.flatten(1)
-        light, across, down = (pixels @ self.sums).split(1, dim=1)
+        light, across, down = torch.split(pixels @ self.sums, 1, dim=1)
         mean = light / SIZE**2
         changes = pixels @ self.differences
         edges = (changes * changes).sum(dim=1, keepdim=True) / changes.shape[1]

@@ -135,7 +135,7 @@ def manifest(
         counter=counter,
         parent=spec.base_release if spec is not None else 0,
         run_id=spec.run_id if spec is not None else INITIAL,
-        variants={built.hardware: built.variant},
+        variants=built.variants,
         files=describe_files(folder, present),
         cohort=tuple(p.gateway for p in spec.participants) if spec is not None else (),
         privacy_epsilon=run_epsilon(spec.plan, policy) if spec is not None else 0.0,

@@ -200,7 +200,7 @@ class FlowerFleet:
         self.agents.append(agent)
         (runtime / "gateway.toml").write_text(
             f'state_dir = "state"\nruntime_dir = "."\nsupernode_port = 0\n'
-            f'superlink = "{self.settings.superlink}"\nsupernode_poll_s = 1.0\n'
+            f'superlink = "{self.settings.superlink}"\nsupernode_poll_s = 0.25\n'
         )
         self.start_supernode(index)
         return agent
