@@ -123,7 +123,10 @@ def main() -> int:
     # The pipe is ours alone: a library that prints must not write into it.
     pipe_in, pipe_out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    # Heavy imports wait until the process has its priority and its pipes.
+    # Heavy imports wait until the process has its priority and its pipes. One thread: a gateway
+    # shares its cores, and threads that spin for each other cost more than they bring here.
+    import torch
+
     from fedge.learning.session import TrainingSession
     from fedge.models.weights import read_weights
     from fedge.tasks.code import load_task_code
@@ -131,6 +134,7 @@ def main() -> int:
     from fedge.privacy.noise import OsNoise
     from fedge.tasks.schema import read_task
 
+    torch.set_num_threads(1)
     release = Path(sys.argv[1])
     plan = TrainingPlan.from_bytes(_receive(pipe_in))
     records = _unpack(_receive(pipe_in))

@@ -14,6 +14,10 @@ from fedge.demo.guard import MARK, Guard
 from fedge.errors import FedgeError, OutboundError
 
 
+FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Many processes share two cores here: each computes on one thread."""
+
+
 class ServiceEndedError(FedgeError):
     """A process of the run ended by itself; `log` says why."""
 
@@ -51,7 +55,7 @@ class Services:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**base, MARK: self.mark},
+                env={**base, **FEW_THREADS, MARK: self.mark},
                 start_new_session=True,
             )
         self._running[name] = process

@@ -89,7 +89,7 @@ def _pixel_differences() -> npt.NDArray[np.float32]:
     return matrix
 
 
-def train_base(public: Glyphs, seed: int) -> Weights:
+def train_base(public: Glyphs, seed: int, *, epochs: int = _EPOCHS) -> Weights:
     """Train trunk and head; every epoch sees fresh clean captures."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -98,9 +98,9 @@ def train_base(public: Glyphs, seed: int) -> Weights:
         parameters = [*model.trunk.parameters(), *model.head.parameters()]
         optimizer = torch.optim.Adam(parameters, lr=_LEARNING_RATE)
         labels = torch.from_numpy(public.labels)
-        for epoch in range(_EPOCHS):
+        for epoch in range(epochs):
             for group in optimizer.param_groups:
-                group["lr"] = 0.5 * _LEARNING_RATE * (1 + math.cos(math.pi * epoch / _EPOCHS))
+                group["lr"] = 0.5 * _LEARNING_RATE * (1 + math.cos(math.pi * epoch / epochs))
             captures = torch.from_numpy(capture(public.images, rng)[:, None])
             order = torch.from_numpy(rng.permutation(len(labels)))
             for start in range(0, len(order), _BATCH):

@@ -16,7 +16,7 @@ from fedge.config import ServerSettings
 from fedge.delivery.candidate import describe_files, stage
 from fedge.errors import GateFailedError, RunFailedError, SettingError
 from fedge.models.hardware import hardware_class
-from fedge.models.weights import Vector, Weights, adapter_dimension, merge_vector, read_weights
+from fedge.models.weights import Vector, Weights, adapter_dimension, read_weights
 from fedge.privacy.policy import read_policy
 from fedge.privacy.rdp import epsilon_of, event_nano, telemetry_nano
 from fedge.records import (
@@ -60,8 +60,11 @@ def read_adapter(objects: Objects, result: RunResult) -> Vector:
 def merged(base: Path, result: RunResult, vector: Vector) -> Callable[[TaskCode], Weights]:
     """The weights of a run's candidate: the base release with the run's adapter added."""
 
-    def weights(_: TaskCode) -> Weights:
-        return merge_vector(read_weights(base / "weights.npz"), result.spec.plan.adapter, vector)
+    def weights(code: TaskCode) -> Weights:
+        from fedge.models.build import merge_adapter
+
+        kind = result.spec.plan.adapter
+        return merge_adapter(code, read_weights(base / "weights.npz"), vector, kind)
 
     return weights
 
@@ -123,9 +126,9 @@ def manifest(
     policy: PrivacyPolicy,
 ) -> ReleaseManifest:
     """What a built folder becomes as release `counter`; its cohort is the run's."""
-    from fedge.models.build import BuildReport
+    from fedge.models.build import read_build
 
-    built = BuildReport.from_bytes((folder / "build.json").read_bytes())
+    built = read_build(folder)
     names = (*RELEASE_FILES, *(f"model.{kind}.onnx" for kind in ("int8", "float")))
     present = [name for name in names if (folder / name).exists()]
     spec = result.spec if result is not None else None
@@ -139,7 +142,7 @@ def manifest(
         files=describe_files(folder, present),
         cohort=tuple(p.gateway for p in spec.participants) if spec is not None else (),
         privacy_epsilon=run_epsilon(spec.plan, policy) if spec is not None else 0.0,
-        measures=built.measures,
+        measures=dict(built.measures),
     )
 
 

@@ -6,11 +6,20 @@ import logging
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from fedge.errors import CandidateError, GateFailedError, RunFailedError
+from fedge.errors import (
+    CandidateError,
+    GateFailedError,
+    NonFiniteValueError,
+    RunFailedError,
+    TaskError,
+)
 from fedge_flows.ports import Facts, RunRow
 from fedge_flows.progress import FAILED, REFUSED, Announcer, Claims
 
 log = logging.getLogger(__name__)
+
+_FINAL = (RunFailedError, CandidateError, TaskError, NonFiniteValueError)
+"""Errors that come again however often the step is taken."""
 
 BUSY, UNKNOWN = "busy", "unknown"
 
@@ -68,7 +77,7 @@ def _outcome(run: RunRow, work: Callable[[RunRow], str]) -> tuple[str, str]:
     except GateFailedError as error:
         log.warning("run %s: %s", run.spec.run_id, error)
         return REFUSED, str(error)
-    except (RunFailedError, CandidateError) as error:
+    except _FINAL as error:
         log.warning("run %s: %s", run.spec.run_id, error)
         return FAILED, str(error)
 
