@@ -129,9 +129,8 @@ def main() -> int:
 
     from fedge.learning.session import TrainingSession
     from fedge.models.weights import read_weights
-    from fedge.tasks.code import load_task_code
-
     from fedge.privacy.noise import OsNoise
+    from fedge.tasks.code import load_task_code
     from fedge.tasks.schema import read_task
 
     torch.set_num_threads(1)

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from fedge.demo.facts import CohortRun, RunFolder, cohort_run
 from fedge.demo.plan import PlayPlan
-from fedge.demo.streams import EVALUATION_CAPTURES, Stream, evaluation_set
+from fedge.demo.streams import EVALUATION_CAPTURES, evaluation_set, stream_of
 from fedge.serving.scoring import Model
 from fedge.tasks.camera import HEALTHY, fault_named
 from fedge.tasks.digits import SCHEMA, glyphs
@@ -75,7 +75,7 @@ def training_inputs(plan: PlayPlan, run: CohortRun) -> tuple[npt.NDArray[Any], n
     """The pooled records that the cohort trained on, made again from the seed."""
     inputs, labels = [], []
     for member in run.members:
-        stream = Stream(plan, member.number)
+        stream = stream_of(plan, member.number)
         for slot in member.slots:
             # Slots count the rows that a gateway answered: slot and row are one number here.
             rows = stream.rows(slot, 1)

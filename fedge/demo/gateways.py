@@ -12,9 +12,10 @@ from fedge.demo.centre import Centre
 from fedge.demo.plan import PlayPlan
 from fedge.demo.player import InferenceClient, Player
 from fedge.demo.services import Services, free_ports
-from fedge.demo.streams import Stream
+from fedge.demo.streams import stream_of
 from fedge.identity import Identity
 from fedge.tasks.digits import SCHEMA
+from fedge.tasks.glyph_stream import GlyphStream
 from fedge_client.setup import init_gateway
 from fedge_server.admin import admit
 
@@ -37,7 +38,7 @@ class DemoGateway:
     identity: Identity
     folder: Path
     settings: GatewaySettings
-    stream: Stream
+    stream: GlyphStream
 
     @property
     def fingerprint(self) -> str:
@@ -79,7 +80,7 @@ def make_gateways(plan: PlayPlan, folder: Path, centre: Centre) -> list[DemoGate
                 identity=identity,
                 folder=own,
                 settings=GatewaySettings.load(own / "gateway.toml"),
-                stream=Stream(plan, number),
+                stream=stream_of(plan, number),
             )
         )
     return made

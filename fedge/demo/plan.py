@@ -14,7 +14,7 @@ import numpy as np
 from fedge.errors import SettingError
 
 Fault = Literal["lens", "dirt"]
-_ONSET, _STREAM, _EVALUATION, _YARDSTICK = range(4)
+_ONSET, _STREAM, _EVALUATION = range(3)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,12 +54,9 @@ class PlayPlan:
         row = self.onset_rows[gateway]
         return None if row is None else row // self.window_slots
 
-    def rng(
-        self, purpose: Literal["stream", "evaluation", "yardstick"], *path: int
-    ) -> np.random.Generator:
-        """A random source of its own for each use, so that uses never disturb each other."""
-        number = {"stream": _STREAM, "evaluation": _EVALUATION, "yardstick": _YARDSTICK}[purpose]
-        return np.random.default_rng([self.seed, number, *path])
+    def seeds(self, purpose: Literal["stream", "evaluation"], gateway: int) -> tuple[int, ...]:
+        """Numbers that seed one use, so that uses never disturb each other."""
+        return (self.seed, {"stream": _STREAM, "evaluation": _EVALUATION}[purpose], gateway)
 
 
 def make_plan(

@@ -13,21 +13,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from fedge.tasks.glyph_stream import Rows
+
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Rows:
-    """A piece of a stream: model inputs (float32, n x shape) and true class indices (int64, n)."""
-
-    inputs: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
 
 
 NextRows = Callable[[int, int], Rows]

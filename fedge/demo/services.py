@@ -13,7 +13,6 @@ from pathlib import Path
 from fedge.demo.guard import MARK, Guard
 from fedge.errors import FedgeError, OutboundError
 
-
 FEW_THREADS = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Many processes share two cores here: each computes on one thread."""
 

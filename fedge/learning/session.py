@@ -19,6 +19,7 @@ from fedge.models.weights import Weights
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import Noise
 from fedge.records import TrainingPlan
+from fedge.tasks.adapted import one_thread
 from fedge.tasks.code import TaskCode
 
 Vector = npt.NDArray[np.float32]
@@ -76,7 +77,8 @@ class TrainingSession:
         start = current.copy()
         for _ in range(plan.steps):
             self._adapter.set_change(current.astype(np.float32))
-            gradients = self._adapter.row_gradients(self._prepared, self._labels)
+            with one_thread():
+                gradients = self._adapter.row_gradients(self._prepared, self._labels)
             exact = on_grid(gradients, plan).sum(axis=0, dtype=np.int64)
             noisy = self._noise.discrete_gaussian(
                 exact, sensitivity2=plan.sensitivity2, sigma2=plan.sigma2, grant=grant
@@ -92,7 +94,7 @@ class TrainingSession:
             ReservationError: the grant does not cover this.
         """
         self._adapter.set_change(self._checked(vector))
-        with torch.no_grad():
+        with one_thread(), torch.no_grad():
             logits = self._adapter.logits(self._prepared).numpy()
         labels = self._labels.numpy()
         # A record whose logits are not finite is got right by nobody.

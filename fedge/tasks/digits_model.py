@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedge.tasks.adapted import AdaptedModel, ConvolutionAdapter
+from fedge.tasks.adapted import AdaptedModel, ConvolutionAdapter, one_thread
 from fedge.tasks.camera import capture
 from fedge.tasks.code import Weights
 from fedge.tasks.digits import SIZE, Glyphs
@@ -91,7 +91,7 @@ def _pixel_differences() -> npt.NDArray[np.float32]:
 
 def train_base(public: Glyphs, seed: int, *, epochs: int = _EPOCHS) -> Weights:
     """Train trunk and head; every epoch sees fresh clean captures."""
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = DigitsModel()
         rng = np.random.default_rng([seed, 1])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedge.records import CategoricalFeature, TaskSchema
-from fedge.tasks.adapted import AdaptedModel, AffineAdapter
+from fedge.tasks.adapted import AdaptedModel, AffineAdapter, one_thread
 from fedge.tasks.code import Weights
 
 _HIDDEN, _FEATURES = 64, 32
@@ -66,7 +66,7 @@ def train_base(
     seed: int,
 ) -> Weights:
     """Train scaling, trunk and head on public rows."""
-    with torch.random.fork_rng(devices=[]):
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = TableModel(schema)
         rng = np.random.default_rng([seed, 1])

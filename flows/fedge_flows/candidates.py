@@ -7,6 +7,7 @@ second.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,9 @@ def builder(code: str, weights: Callable[[TaskCode], Weights], seed: int) -> Cal
     """
 
     def build(folder: Path) -> None:
+        # Models this small gain nothing from a second thread, and where the cores are busy its
+        # spinning makes a build more than ten times slower. Read when torch is first imported.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
         from fedge.models.build import build_candidate
 
         task = load_task_code(code)

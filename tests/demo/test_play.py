@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedge.demo.plan import make_plan
-from fedge.demo.streams import EVALUATION_CAPTURES, Stream, evaluation_set
+from fedge.demo.streams import EVALUATION_CAPTURES, evaluation_set, stream_of
 from fedge.demo.summary import share
 from fedge.errors import SettingError
 from fedge.tasks.camera import HEALTHY, LENS
@@ -19,9 +19,9 @@ from fedge.tasks.digits import gateway_share, glyphs
 def test_any_piece_of_a_stream_is_the_same_piece(first: int, count: int) -> None:
     """Rows do not depend on how they are asked for."""
     plan = make_plan(seed=3, gateways=2)
-    whole = Stream(plan, 1).rows(0, 2700)
+    whole = stream_of(plan, 1).rows(0, 2700)
 
-    piece = Stream(plan, 1).rows(first, count)
+    piece = stream_of(plan, 1).rows(first, count)
 
     assert np.array_equal(piece.inputs, whole.inputs[first : first + count])
     assert np.array_equal(piece.labels, whole.labels[first : first + count])
@@ -41,7 +41,7 @@ def test_the_fault_begins_at_its_row() -> None:
     onset = plan.onset_rows[0]
     assert onset is not None
 
-    rows = Stream(plan, 0).rows(onset - 200, 400).inputs
+    rows = stream_of(plan, 0).rows(onset - 200, 400).inputs
 
     before, after = rows[:200].max(axis=(1, 2, 3)), rows[200:].max(axis=(1, 2, 3))
     assert before.mean() > 0.9 and after.mean() < before.mean() - 0.05

@@ -135,7 +135,8 @@ class TestLoading:
         assert isinstance(code, TaskCode)
 
     @pytest.mark.parametrize(
-        "name", ["fedge.tasks.nowhere:CODE", "fedge.tasks.digits:NOTHING", "fedge.tasks.digits:SIZE"]
+        "name",
+        ["fedge.tasks.nowhere:CODE", "fedge.tasks.digits:NOTHING", "fedge.tasks.digits:SIZE"],
     )
     def test_what_is_no_code_is_refused(self, name: str) -> None:
         """A missing module, a missing object and an object of another kind are named."""
