@@ -20,7 +20,7 @@ from fedge_server.superlink import superlink_command, wait_ready
 EPSILON, DELTA, TELEMETRY_RHO = 3.0, 1e-5, 0.0281
 BLOCK_WINDOWS = 1000
 """One block covers the whole play."""
-MONITOR_INTERVAL_S = 5.0
+MONITOR_INTERVAL_S = 10.0
 START_TIMEOUT_S = 120.0
 
 

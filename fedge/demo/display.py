@@ -70,8 +70,10 @@ class Display:
         table = Table(expand=False, pad_edge=False)
         for column in ("gateway", "release", "windows", "accuracy", "state", "budget"):
             table.add_column(column, justify="left" if column == "state" else "right")
-        states = {verdict.gateway: str(verdict.state) for verdict in view.assessment.verdicts}
-        states |= {episode.gateway: str(episode.state) for episode in view.assessment.episodes}
+        states: dict[str, str] = {}
+        if view.assessment is not None:
+            states |= {verdict.gateway: verdict.state for verdict in view.assessment.verdicts}
+            states |= {episode.gateway: episode.state for episode in view.assessment.episodes}
         for name, fingerprint in gateways.items():
             latest = correct[name][-recent:]
             accuracy = f"{sum(latest) / len(latest):.0%}" if latest else "-"
@@ -85,8 +87,9 @@ class Display:
 
 def _facts(view: View, name: str) -> tuple[str, str]:
     status = view.statuses.get(name)
-    release = f"{status.release} ({status.variant})" if status is not None else "-"
-    return release, str(view.total_windows.get(name, 0))
+    if status is None:
+        return "-", "-"
+    return f"{status.release} ({status.variant})", str(status.windows)
 
 
 def _budget(view: View, name: str) -> str:

@@ -17,9 +17,11 @@ from fedge.demo.plan import PlayPlan
 from fedge.drift.monitor import FleetAssessment, assess
 from fedge.errors import RunFailedError
 from fedge.records import Reference, WindowReport, sha256_hex
+from fedge_flows.context import LATEST
 from fedge_flows.monitor import run_fact
 from fedge_server.database import Database
 from fedge_server.facts import Facts, Run
+from fedge_server.objects import ObjectStore
 
 
 class RunFolder:
@@ -63,6 +65,13 @@ class RunFolder:
         """The centre's stored facts."""
         with Database(self.settings.database) as database:
             yield Facts(database, time.time)
+
+    def latest_assessment(self) -> FleetAssessment | None:
+        """What the monitor flow stored last; None before its first run."""
+        objects = ObjectStore(self.settings.objects_dir)
+        if not objects.exists(LATEST):
+            return None
+        return FleetAssessment.from_bytes(objects.get(LATEST))
 
     def assess(self) -> FleetAssessment:
         """Derive verdicts and episodes again from the stored reports and runs."""

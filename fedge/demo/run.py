@@ -28,7 +28,7 @@ from fedge.demo.summary import Played, spendings, summarise
 from fedge.demo.watch import RunWatcher, View
 from fedge.errors import FedgeError, OutboundError
 
-LOOK_INTERVAL_S = 1.0
+LOOK_INTERVAL_S = 2.0
 RUN_TIMEOUT_S = 900.0
 VERSIONS = ("flwr", "prefect", "torch", "onnxruntime", "pyarrow", "opendp", "tuf", "datasketches")
 

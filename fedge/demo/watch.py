@@ -1,19 +1,29 @@
-"""Following a run from the centre's stored facts, as an operator would: phase by phase."""
+"""Following a run from what the centre has stored, as an operator would: phase by phase.
+
+Reads the latest assessment that the monitor flow stored, the runs, and the public
+facts of the gateways; it derives nothing again, because a look must be cheap.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedge.demo.facts import RunFolder, published_run
 from fedge.demo.plan import PlayPlan
 from fedge.demo.report import Moment
 from fedge.drift.monitor import FleetAssessment
 from fedge.errors import RunFailedError
-from fedge.records import GatewayStatus, RunSpec, WindowReport
+from fedge.records import GatewayStatus, RunSpec
 from fedge_server.admin import fleet_state
 
 ENDED_BADLY = ("failed", "refused")
+BY_RUN_STATE = {
+    "created": "training",
+    "training": "training",
+    "trained": "building the candidate",
+    "signed": "publishing",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,20 +32,19 @@ class View:
 
     Attributes:
         phase: one word or two for the progress display.
-        windows: closed windows by gateway name, on its present release.
         statuses: latest public facts by gateway name.
+        assessment: None before the monitor flow ran.
+        release: counter of the release that the run led to.
         done: the loop closed and was watched long enough.
     """
 
-    phase: str
-    windows: Mapping[str, int]
-    total_windows: Mapping[str, int]
+    phase: str = ""
     statuses: Mapping[str, GatewayStatus]
-    assessment: FleetAssessment
+    assessment: FleetAssessment | None
     run_state: str
     run: RunSpec | None
     release: int | None
-    done: bool
+    done: bool = False
 
 
 @dataclass
@@ -51,6 +60,7 @@ class RunWatcher:
     elapsed: Callable[[], float]
     timeline: list[Moment] = field(default_factory=list)
     _seen: set[str] = field(default_factory=set)
+    _committed_at: dict[str, int] = field(default_factory=dict)
 
     def look(self) -> View:
         """Read everything once.
@@ -59,96 +69,58 @@ class RunWatcher:
             RunFailedError: a run failed or its candidate was refused.
         """
         names = {fingerprint: name for name, fingerprint in self.folder.gateways.items()}
-        statuses = {
-            names[gateway.fingerprint]: gateway.status
-            for gateway in fleet_state(self.folder.settings).gateways
-            if gateway.status is not None
-        }
         with self.folder.facts() as facts:
-            reports, runs = facts.reports(), facts.runs()
+            runs = facts.runs()
             published = published_run(facts)
-        assessment = self.folder.assess()
         for run in runs:
             if run.state in ENDED_BADLY:
                 raise RunFailedError(f"run {run.spec.run_id} is {run.state}: {run.detail}")
-        latest = runs[-1] if runs else None
-        release = published.release if published else None
-        own = {names[fingerprint]: windows for fingerprint, windows in reports.items()}
         view = View(
-            phase="",
-            windows={
-                name: sum(r.release == _release(statuses, name) for r in windows)
-                for name, windows in own.items()
+            statuses={
+                names[gateway.fingerprint]: gateway.status
+                for gateway in fleet_state(self.folder.settings).gateways
+                if gateway.status is not None
             },
-            total_windows={name: len(windows) for name, windows in own.items()},
-            statuses=statuses,
-            assessment=assessment,
-            run_state=latest.state if latest else "",
-            run=latest.spec if latest else None,
-            release=release,
-            done=False,
+            assessment=self.folder.latest_assessment(),
+            run_state=runs[-1].state if runs else "",
+            run=runs[-1].spec if runs else None,
+            release=published.release if published else None,
         )
         self._note(view, names)
-        phase, done = self._phase(view, own)
-        return View(
-            **{
-                **{name: getattr(view, name) for name in View.__slots__},
-                "phase": phase,
-                "done": done,
-            }
-        )
+        phase, done = self._phase(view)
+        return replace(view, phase=phase, done=done)
 
-    def _phase(self, view: View, own: Mapping[str, tuple[WindowReport, ...]]) -> tuple[str, bool]:
+    def _phase(self, view: View) -> tuple[str, bool]:
         if view.release is not None and view.run is not None:
-            return self._after_release(view, own, view.run, view.release)
-        by_state = {
-            "created": "training",
-            "training": "training",
-            "trained": "building the candidate",
-            "signed": "publishing",
-        }
-        if view.run_state in by_state:
-            return by_state[view.run_state], False
-        if view.assessment.episodes:
+            return self._after_release(view, view.run, view.release)
+        if view.run_state in BY_RUN_STATE:
+            return BY_RUN_STATE[view.run_state], False
+        if view.assessment is not None and view.assessment.episodes:
             return "drift noticed, gathering the cohort", False
-        if all(
-            view.total_windows.get(name, 0) >= self.plan.baseline_windows
-            for name in self.folder.gateways
-        ):
+        closed = [status.windows for status in view.statuses.values()]
+        if len(closed) == self.plan.gateways and min(closed) >= self.plan.baseline_windows:
             return "watching", False
         return "forming baselines", False
 
-    def _after_release(
-        self,
-        view: View,
-        own: Mapping[str, tuple[WindowReport, ...]],
-        run: RunSpec,
-        release: int,
-    ) -> tuple[str, bool]:
+    def _after_release(self, view: View, run: RunSpec, release: int) -> tuple[str, bool]:
         names = {fingerprint: name for name, fingerprint in self.folder.gateways.items()}
         cohort = [names[p.gateway] for p in run.participants]
-        waiting = [
-            name
-            for name in cohort
-            if name not in view.statuses
-            or view.statuses[name].release != release
-            or view.statuses[name].install_state != "committed"
-        ]
-        if waiting:
+        for name in cohort:
+            status = view.statuses.get(name)
+            if status and status.release == release and status.install_state == "committed":
+                self._committed_at.setdefault(name, status.windows)
+        if len(self._committed_at) < len(cohort):
             return f"taking up release {release}", False
-        full = {
-            name: sum(r.release == release and r.slots == r.planned_slots for r in own[name])
-            for name in cohort
-        }
-        fewest = min(full.values())
-        if fewest < self.plan.baseline_windows:
+        # The window that was open at the commit may be a cut one: it does not count.
+        full = min(view.statuses[name].windows - self._committed_at[name] - 1 for name in cohort)
+        if full < self.plan.baseline_windows:
             return "re-baselining", False
-        needed = self.plan.baseline_windows + self.plan.watch_windows
-        return "watching the new release", fewest >= needed
+        judged = full >= self.plan.baseline_windows + self.plan.watch_windows
+        return "watching the new release", judged
 
     def _note(self, view: View, names: Mapping[str, str]) -> None:
         """Add to the timeline what was not there before."""
-        for episode in view.assessment.episodes:
+        for episode in view.assessment.episodes if view.assessment else ():
             self._once(f"drift {episode.id}", "drift noticed", names[episode.gateway])
         if view.run_state:
             self._once(f"run {view.run_state}", f"run {view.run_state}", "")
@@ -160,7 +132,3 @@ class RunWatcher:
         if key not in self._seen:
             self._seen.add(key)
             self.timeline.append(Moment(at_s=self.elapsed(), what=what, gateway=gateway))
-
-
-def _release(statuses: Mapping[str, GatewayStatus], name: str) -> int:
-    return statuses[name].release if name in statuses else 0

@@ -20,6 +20,9 @@ from fedge.records import DiscreteGaussianEvent, PrivacyPolicy, TrainingPlan
 GRID_BITS = 16
 """Gradients are rounded to 2^-16: the rounding stays a hundredth of the clip's noise or less."""
 
+LARGEST_SENSITIVITY2 = 2**52
+"""Up to here the squared norm of a rounded gradient is exact, in floats as in integers."""
+
 
 def plan_training(
     policy: PrivacyPolicy, settings: TrainingSettings, dimension: int
@@ -50,8 +53,10 @@ def plan_training(
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         raise SettingError(f"training: {first['loc'][0]}: {first['msg']}") from error
-    if blank.sensitivity2 < 1:
-        raise SettingError(f"training: clip {settings.clip:g} is finer than 2^-{GRID_BITS}")
+    if not 1 <= blank.sensitivity2 <= LARGEST_SENSITIVITY2:
+        raise SettingError(
+            f"training: clip {settings.clip:g} does not fit a grid of 2^-{GRID_BITS}"
+        )
     steps, evaluation = blank.events
     left = cap_nano(policy) - telemetry_nano(policy) - event_nano(evaluation, policy.alpha)
     if left <= 0:

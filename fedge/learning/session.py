@@ -15,6 +15,7 @@ import torch
 from fedge.data.blocks import LabelledRecords
 from fedge.errors import SettingError, UpdateInvalidError
 from fedge.learning.adapters import TrainableAdapter
+from fedge.learning.planning import LARGEST_SENSITIVITY2
 from fedge.models.weights import Weights
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import Noise
@@ -24,9 +25,6 @@ from fedge.tasks.code import TaskCode
 
 Vector = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
-
-_LARGEST_SENSITIVITY2 = 2**52
-"""Up to here the squared norm of a rounded gradient is exact, in floats as in integers."""
 
 
 class TrainingSession:
@@ -56,7 +54,7 @@ class TrainingSession:
                 f"the plan trains {plan.dimension} values, "
                 f"the {plan.adapter} adapter has {self._adapter.dimension}"
             )
-        if not 1 <= plan.sensitivity2 <= _LARGEST_SENSITIVITY2:
+        if not 1 <= plan.sensitivity2 <= LARGEST_SENSITIVITY2:
             raise SettingError(f"clip {plan.clip:g} on a grid of 2^-{plan.grid_bits} is not exact")
         self._plan, self._noise = plan, noise
         self._take(code, records)

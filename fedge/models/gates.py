@@ -168,14 +168,12 @@ def _variants_present(candidate: Candidate) -> tuple[Gate, ...]:
 
 def _reference_is_of_this_model(candidate: Candidate) -> tuple[Gate, ...]:
     """The reference describes a model of this candidate, and every stream of the task."""
+    files = [candidate.folder / f"model.{variant}.onnx" for variant in candidate.served]
     try:
         reference = Reference.from_bytes((candidate.folder / "reference.json").read_bytes())
+        hashes = {sha256_hex(file.read_bytes()) for file in files}
     except (OSError, RecordError) as error:
         raise CandidateError(f"{candidate.folder.name}: reference.json: {error}") from error
-    hashes = {
-        sha256_hex((candidate.folder / f"model.{variant}.onnx").read_bytes())
-        for variant in candidate.served
-    }
     fits = reference.model_sha256 in hashes and candidate.task.streams == tuple(
         stream.name for stream in reference.streams
     )

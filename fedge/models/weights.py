@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from fedge.errors import NonFiniteValueError, TaskError
 from fedge.records import AdapterKind
+from fedge.tasks.code import Weights as Weights  # re-exported: who handles weights needs its name
 
-Weights = dict[str, npt.NDArray[np.float32]]
 Vector = npt.NDArray[np.float32]
 
 ADAPTER_PREFIX: dict[AdapterKind, str] = {"input": "input_adapter.", "head": "head."}

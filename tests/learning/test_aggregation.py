@@ -22,7 +22,7 @@ def update(value: float = 0.01) -> np.ndarray:
     return np.full(26, value, dtype=np.float32)
 
 
-@given(st.lists(st.floats(-0.1, 0.1, width=32), min_size=1, max_size=8))
+@given(st.lists(st.floats(-0.125, 0.125, width=32), min_size=1, max_size=8))
 def test_weights_are_equal(values: list[float]) -> None:
     """The aggregate is the plain mean, whoever sent more records."""
     mean = mean_update([update(value) for value in values], PLAN)

@@ -31,7 +31,7 @@ def accuracy(change: np.ndarray, fault: Fault, seed: int) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [1, 2])
 def test_epsilon_three_restores_most_of_what_the_fault_took(seed: int) -> None:
-    """Five gateways, 300 labelled captures each, epsilon 3: at least 0.65 of the loss comes back."""
+    """Five gateways, 300 labelled captures each, epsilon 3: 0.65 of the loss and more is back."""
     made = plan()
     trainers = [
         TrainingSession(
