@@ -212,13 +212,15 @@ def _facts(summary: Mapping[str, Any]) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested objects as dotted names, in order; floats rounded for reading."""
+    """Nested objects as dotted names, in order; floats with four digits, for reading."""
     flat: list[tuple[str, Any]] = []
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat.extend(flatten(value, f"{prefix}{name}."))
         else:
-            flat.append((prefix + name, round(value, 4) if isinstance(value, float) else value))
+            flat.append(
+                (prefix + name, float(f"{value:.4g}") if isinstance(value, float) else value)
+            )
     return flat
 
 

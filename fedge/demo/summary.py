@@ -191,7 +191,7 @@ def release_figures(folder: RunFolder, run: CohortRun, table: pa.Table) -> dict[
         "sha256": manifest.content_sha256,
         "variant": next(iter(manifest.variants.values())),
         "int8_accuracy_drop": (None if as_float is None or as_int8 is None else as_float - as_int8),
-        "int8_int8_time_ratio": manifest.measures.get("speed_ratio"),
+        "int8_time_ratio": manifest.measures.get("speed_ratio"),
     }
 
 

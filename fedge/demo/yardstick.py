@@ -20,7 +20,7 @@ from fedge.tasks.adapted import AdaptedModel
 from fedge.tasks.code import TaskCode
 
 STEP_SIZES = (0.01, 0.03, 0.1)
-TRIAL_STEPS, MAX_STEPS, PATIENCE, MIN_FALL = 150, 5000, 50, 1e-3
+TRIAL_ROWS, TRIAL_STEPS, MAX_STEPS, PATIENCE, MIN_FALL = 500, 100, 5000, 50, 1e-3
 ADAPTERS: tuple[AdapterKind, ...] = ("input", "head")
 """The adapters that fedge offers."""
 
@@ -38,12 +38,13 @@ def train_yardstick(
         inputs: float32 [n, *input shape]; labels: int64 [n].
     """
     public = code.public()
+    trial, trial_labels = public.faulted[:TRIAL_ROWS], public.faulted_labels[:TRIAL_ROWS]
     losses = {
         size: _descend(
             _trainable(code, weights, kind),
             kind,
-            public.faulted,
-            public.faulted_labels,
+            trial,
+            trial_labels,
             size,
             TRIAL_STEPS,
         )

@@ -1,0 +1,1 @@
+"""Adapters, local training under differential privacy, and adding up updates."""

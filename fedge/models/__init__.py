@@ -1,0 +1,1 @@
+"""From weights to a candidate: export, quantize, measure, and the gates."""

@@ -1,0 +1,1 @@
+"""What a user brings: schema, model and public data; `digits` and `table` are built in."""
