@@ -92,8 +92,8 @@ _ACCURACY_TEXT = (
     "first faulty request, the dashed one the first window of the committed release."
 )
 _HEAT_TEXT = (
-    "Largest score of each watched stream and window, from noised counts alone. White is "
-    "&ldquo;no verdict&rdquo; while a baseline is being formed."
+    "Largest score of each watched stream and window, from noised counts alone, against the "
+    "gateway&rsquo;s own baseline on the release that it served."
 )
 _BUDGET_TEXT = (
     "What each gateway's fullest block has been charged, at the policy's order, against its cap. "

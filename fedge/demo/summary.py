@@ -75,6 +75,7 @@ def summarise(folder: RunFolder, played: Played) -> dict[str, Any]:
         "restored_share": share(accuracies, "before"),
         "privacy": privacy_figures(folder, policy),
         "release": release_figures(folder, run, table),
+        "loop_s": loop_seconds(plan, folder, run),
         "gateways_committed": sum(committed[member.name] == run.release for member in run.members),
         "update_bytes": max(_result(folder, run).update_bytes),
         "full_model_bytes": evaluation.read_candidate(folder.candidate(run.run_id))
@@ -191,8 +192,26 @@ def release_figures(folder: RunFolder, run: CohortRun, table: pa.Table) -> dict[
         "sha256": manifest.content_sha256,
         "variant": next(iter(manifest.variants.values())),
         "int8_accuracy_drop": (None if as_float is None or as_int8 is None else as_float - as_int8),
-        "int8_time_ratio": manifest.measures.get("speed_ratio"),
+        "int8_time_ratio": manifest.measures.get("int8_time_ratio"),
     }
+
+
+def loop_seconds(plan: PlayPlan, folder: RunFolder, run: CohortRun) -> float:
+    """Seconds from the window of the first faulty request to the last gateway's new release.
+
+    From the stored reports: when the first onset's window opened, and when the first window on
+    the release opened at the gateway that took it up last.
+    """
+    with folder.facts() as facts:
+        reports = facts.reports()
+    began, taken_up = [], []
+    for member in run.members:
+        own = {report.window: report for report in reports[member.fingerprint]}
+        onset = plan.onset_window(member.number)
+        if onset is not None and onset in own:
+            began.append(own[onset].opened_at)
+        taken_up.append(min(r.opened_at for r in own.values() if r.release == run.release))
+    return max(taken_up) - min(began)
 
 
 def write_training(folder: RunFolder, run: CohortRun) -> None:

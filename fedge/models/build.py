@@ -119,14 +119,12 @@ class _Comparison:
 
 
 def _quantized(out: Path, public: PublicData) -> _Comparison:
-    """Leave the first INT8 model that passes, or else the most accurate one, in `out`."""
+    """Leave the INT8 model that agrees most with float in `out`, one that passes if there is."""
     tried: list[_Comparison] = []
     for recipe in RECIPES:
         quantize(out / FLOAT_FILE, public.inputs, recipe, out / INT8_FILE)
         tried.append(_compare(recipe, out, public))
-        if tried[-1].passes:
-            return tried[-1]
-    best = min(tried, key=lambda one: one.measures["int8_accuracy_drop"])
+    best = max(tried, key=lambda one: (one.passes, one.measures["int8_agreement"]))
     quantize(out / FLOAT_FILE, public.inputs, best.recipe, out / INT8_FILE)
     return best
 

@@ -1,0 +1,40 @@
+"""`python -m benchmarks.run --area AREA`: run one area, print its table, write its JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from benchmarks import loop
+from benchmarks.figures import Figure
+from fedge.models.hardware import hardware_class
+
+AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {"loop": loop.measure}
+PRINTED = ("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy")
+
+
+def main() -> int:
+    """Exit status 0 where every goal holds, 3 where one does not, 2 for a wrong area."""
+    parser = argparse.ArgumentParser(prog="benchmarks.run")
+    parser.add_argument("--area", choices=sorted(AREAS), required=True)
+    parser.add_argument("--out", type=Path, default=Path("runs/bench"))
+    options, rest = parser.parse_known_args()
+    figures = AREAS[options.area](rest)
+    options.out.mkdir(parents=True, exist_ok=True)
+    target = options.out / f"{options.area}.json"
+    target.write_text(json.dumps([figure.to_json() for figure in figures], indent=2) + "\n")
+    for figure in figures:
+        print(figure.line())
+    versions = ", ".join(f"{name} {version(name)}" for name in PRINTED)
+    print(f"\n{versions}\n{hardware_class()}, {platform.processor() or platform.machine()}")
+    print(f"written to {target}")
+    return 0 if all(figure.holds for figure in figures) else 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""What the resident processes of a gateway load: little, and nothing that computes in bulk.
+
+Elsewhere: `tests/clients/test_supervisor.py` holds the supervisor to the standard library,
+`tests/serving/test_worker.py` the worker to a longer list, `tests/flower/` Flower's processes.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = (
+    *("torch", "opacus", "scipy", "pandas", "polars", "sklearn", "dp_accounting"),
+    *("opendp.prelude", "river", "flwr", "grpc", "prefect", "ray", "matplotlib"),
+    *("fastapi", "sqlalchemy", "alembic", "onnx", "requests", "httpx"),
+)
+"""Never in an agent or a worker. The agent may load numpy, Arrow, datasketches, OpenDP, tuf."""
+
+FAR = (*HEAVY, "pyarrow", "onnxruntime", "datasketches", "opendp", "tuf", "urllib3", "orjson")
+"""Not loaded by `import fedge` either; numpy, pydantic and cryptography may be."""
+
+REACHES_OUT = (
+    *("subprocess.Popen", "os.system", "os.exec", "os.fork", "os.forkpty", "os.posix_spawn"),
+    *("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.sendto"),
+)
+"""Audit events (PEP 578) of what an import must not do."""
+
+PROGRAM = """
+import json, sys, threading
+watched, did = set(json.loads(sys.argv[2])), []
+sys.addaudithook(lambda event, args: did.append(event) if event in watched else None)
+before = set(sys.modules)
+__import__(sys.argv[1])
+import multiprocessing
+print(json.dumps({
+    "loaded": sorted(set(sys.modules) - before),
+    "did": did,
+    "threads": [t.name for t in threading.enumerate()][1:],
+    "children": len(multiprocessing.active_children()),
+}))
+"""
+
+
+def imported(module: str) -> dict[str, list[str]]:
+    """What importing `module` in a fresh process loads and does."""
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM, module, json.dumps(REACHES_OUT)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    found: dict[str, list[str]] = json.loads(answer.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("module", ["fedge_client.agent.__main__", "fedge.serving.worker"])
+def test_resident_processes_load_nothing_heavy(module: str) -> None:
+    """Agent and worker live for months beside the owner's own work."""
+    assert sorted(set(HEAVY) & set(imported(module)["loaded"])) == []
+
+
+def test_importing_fedge_loads_and_starts_nothing() -> None:
+    """`import fedge` is free: no heavy library, no process, no thread, no connection."""
+    found = imported("fedge")
+    assert sorted(set(FAR) & set(found["loaded"])) == []
+    assert (found["did"], found["threads"], found["children"]) == ([], [], 0)
+
+
+def test_the_supervisor_loads_only_light_modules_of_ours() -> None:
+    """Beside the standard library: errors, lifetime, and its own three files."""
+    loaded = imported("fedge_client.supervisor")["loaded"]
+    ours = {name for name in loaded if name.partition(".")[0].startswith("fedge")}
+    others = {name.partition(".")[0] for name in loaded} - sys.stdlib_module_names
+    assert others == {"fedge", "fedge_client"}
+    assert ours == {
+        *("fedge", "fedge.errors", "fedge.lifetime"),
+        *("fedge_client", "fedge_client.children", "fedge_client.slot_keeper"),
+        "fedge_client.supervisor",
+    }
+
+
+def test_the_probe_sees_what_it_looks_for() -> None:
+    """A heavy module and a started process would be found."""
+    found = imported("onnx")
+    assert "onnx" in found["loaded"]
+    program = "import subprocess, sys; subprocess.run([sys.executable, '-c', ''])"
+    answer = subprocess.run(
+        [sys.executable, "-c", PROGRAM.replace("__import__(sys.argv[1])", program), "", '["subprocess.Popen"]'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert json.loads(answer.stdout)["did"] == ["subprocess.Popen"]
