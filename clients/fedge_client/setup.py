@@ -49,11 +49,6 @@ def init_gateway(
     runtime = (runtime_dir or folder / "run").resolve()
     if len(os.fsencode(runtime / "supervisor.sock")) > MAX_SOCKET_PATH:
         raise SettingError(f"{runtime} is too long a path for sockets; pass a shorter runtime_dir")
-    state = folder / "state"
-    state.mkdir(parents=True, mode=0o700)
-    runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
-    shutil.copyfile(policy, state / "policy.toml")
-    shutil.copyfile(root, state / "root.json")
     values: dict[str, object] = {
         "state_dir": "state",
         "runtime_dir": str(runtime),
@@ -64,6 +59,11 @@ def init_gateway(
         **(settings or {}),
     }
     GatewaySettings.parse(values, folder)
+    state = folder / "state"
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+    shutil.copyfile(policy, state / "policy.toml")
+    shutil.copyfile(root, state / "root.json")
     identity = Identity.create(state / "identity.pem")
     (folder / "gateway.toml").write_text(
         "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())

@@ -8,11 +8,13 @@ of a gateway that loads torch.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
 TRAINER_NICENESS = 10
+ANSWER_LIMIT_S = 1800.0
+"""A slow gateway may need long; one that needs longer has hung."""
 _ARRAYS = ("slots", "blocks", "inputs", "labels", "predictions")
 
 
@@ -78,7 +82,8 @@ class TrainerProcess:
     ) -> None:
         with log_path.open("ab") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedge_client.trainer", str(release)],
+                # -P: the agent's working folder lends it no code.
+                [sys.executable, "-P", "-m", "fedge_client.trainer", str(release)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -86,7 +91,11 @@ class TrainerProcess:
         if self._process.stdin is None or self._process.stdout is None:
             raise RuntimeError("the trainer was started without pipes")
         self._to, self._from = self._process.stdin, self._process.stdout
-        self._ask(plan.to_bytes(), _pack(records))
+        try:
+            self._ask(plan.to_bytes(), _pack(records))
+        except RunFailedError:
+            self.close()
+            raise
 
     def round(self, vector: Vector, grant: Grant) -> Vector:
         answer = self._ask(b"round", vector.astype("<f4").tobytes(), grant.to_bytes())
@@ -99,7 +108,9 @@ class TrainerProcess:
 
     def close(self) -> None:
         for pipe in (self._to, self._from):
-            pipe.close()
+            # Closing writes what a dead trainer did not take, and says so again.
+            with contextlib.suppress(OSError):
+                pipe.close()
         try:
             self._process.wait(timeout=2)
         except subprocess.TimeoutExpired:
@@ -107,6 +118,10 @@ class TrainerProcess:
             self._process.wait()
 
     def _ask(self, *frames: bytes) -> bytes:
+        # A trainer that hangs must not hold the agent's only courier thread for ever.
+        limit = threading.Timer(ANSWER_LIMIT_S, self._process.kill)
+        limit.daemon = True
+        limit.start()
         try:
             _send(self._to, *frames)
             return _receive(self._from)
@@ -114,6 +129,8 @@ class TrainerProcess:
             raise RunFailedError(
                 f"the trainer ended (exit {self._process.poll()}); its log says why"
             ) from error
+        finally:
+            limit.cancel()
 
 
 def main() -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedge.config import ServerSettings
 from fedge.demo.plan import PlayPlan
 from fedge.demo.services import Services, free_ports
+from fedge.errors import OutboundError
 from fedge.privacy.policy import new_policy, write_policy
 from fedge.records import BlockLength
 from fedge_flows import local
@@ -21,7 +22,9 @@ EPSILON, DELTA, TELEMETRY_RHO = 3.0, 1e-5, 0.0281
 BLOCK_WINDOWS = 1000
 """One block covers the whole play."""
 MONITOR_INTERVAL_S = 10.0
-START_TIMEOUT_S = 120.0
+DEPLOY_ATTEMPTS, DEPLOY_TIMEOUT_S = 3, 60.0
+START_TIMEOUT_S = 240.0
+"""Generous: two busy cores start a dozen processes."""
 
 
 class Centre:
@@ -83,9 +86,21 @@ class Centre:
         self._services.start("deploy", local.deploy_command(), self._environment)
         self._services.finish("first-release", START_TIMEOUT_S)
         publish_initial(ServerSettings.load(self.folder / "publisher.toml"))
-        self._services.finish("deploy", START_TIMEOUT_S)
+        self._finish_deploy()
         self._services.start("prefect-worker", local.worker_command(), self._environment)
         wait_ready(self.settings, START_TIMEOUT_S)
+
+    def _finish_deploy(self) -> None:
+        """Wait for the deployments; a client of a busy Prefect server may hang, so ask again."""
+        for attempt in range(DEPLOY_ATTEMPTS):
+            try:
+                self._services.finish("deploy", DEPLOY_TIMEOUT_S)
+                break
+            except OutboundError:
+                if attempt == DEPLOY_ATTEMPTS - 1:
+                    raise
+                self._services.abandon("deploy")
+                self._services.start("deploy", local.deploy_command(), self._environment)
 
     @property
     def trusted_root(self) -> Path:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,6 @@ COLUMNS = pa.schema(
     ]
 )
 BATCH = 1024
-Predict = Mapping[str, tuple[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from fedge.tasks.glyph_stream import GlyphStream
 from fedge_client.setup import init_gateway
 from fedge_server.admin import admit
 
-READY_TIMEOUT_S = 120.0
+READY_TIMEOUT_S = 240.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,10 +44,12 @@ class DemoGateway:
         return self.identity.fingerprint
 
 
-def make_gateways(plan: PlayPlan, folder: Path, centre: Centre) -> list[DemoGateway]:
-    """Set up and admit every gateway, as their operators would with `fedge gateway init`."""
-    # A socket's path is short by law of the kernel; a run's folder need not be.
-    runtime = Path(tempfile.mkdtemp(prefix="fedge-"))
+def make_gateways(plan: PlayPlan, folder: Path, runtime: Path, centre: Centre) -> list[DemoGateway]:
+    """Set up and admit every gateway, as their operators would with `fedge gateway init`.
+
+    Args:
+        runtime: a short path, for their sockets.
+    """
     ports = free_ports(plan.gateways)
     made = []
     for number in range(plan.gateways):

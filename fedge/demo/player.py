@@ -117,8 +117,10 @@ class Player:
         self._thread.start()
 
     def stop(self) -> None:
+        """End the play, also one that never began."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self._client.close()
 
     def _play(self) -> None:

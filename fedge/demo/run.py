@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -98,12 +100,14 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _play(plan: PlayPlan, folder: RunFolder, elapsed: Callable[[], float]) -> dict[str, Any]:
     services = Services(folder.logs)
+    # A socket's path is short by law of the kernel; a run's folder need not be.
+    runtime = Path(tempfile.mkdtemp(prefix="fedge-"))
     players: dict[str, Player] = {}
     try:
         with Display(elapsed) as display:
             display.say("starting the centre")
             centre = Centre(plan, folder.path, services)
-            gateways = make_gateways(plan, folder.path, centre)
+            gateways = make_gateways(plan, folder.path, runtime, centre)
             folder.write_plan(plan, {g.name: g.fingerprint for g in gateways})
             centre.start()
             centre.wait()
@@ -119,9 +123,12 @@ def _play(plan: PlayPlan, folder: RunFolder, elapsed: Callable[[], float]) -> di
             view = _until_closed(plan, folder, services, display, watcher, players)
             display.say("ending the fleet")
     finally:
-        for player in players.values():
-            player.stop()
-        services.end()
+        try:
+            for player in players.values():
+                player.stop()
+        finally:
+            services.end()
+            shutil.rmtree(runtime, ignore_errors=True)
     return _write_results(plan, folder, gateways, players, watcher, view, elapsed)
 
 

@@ -60,17 +60,26 @@ class Services:
         self._running[name] = process
         return process
 
+    def abandon(self, name: str) -> None:
+        """End a process that was started to do one thing and is not needed any more."""
+        process = self._running.pop(name)
+        process.kill()
+        process.wait()
+
     def finish(self, name: str, timeout_s: float) -> None:
         """Wait until a process that was started to do one thing has done it.
 
         Raises:
-            ServiceEndedError: it failed, or did not end in time.
+            ServiceEndedError: it failed.
+            OutboundError: it did not end in time.
         """
         process = self._running[name]
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise ServiceEndedError(name, -1, self._logs / f"{name}.log") from error
+            raise OutboundError(
+                f"{name} was not done after {timeout_s:.0f} s; see {self._logs / f'{name}.log'}"
+            ) from error
         if code:
             raise ServiceEndedError(name, code, self._logs / f"{name}.log")
         del self._running[name]

@@ -77,7 +77,7 @@ class TrainingSession:
             self._adapter.set_change(current.astype(np.float32))
             with one_thread():
                 gradients = self._adapter.row_gradients(self._prepared, self._labels)
-            exact = on_grid(gradients, plan).sum(axis=0, dtype=np.int64)
+            exact = on_grid(gradients, plan)[self._known].sum(axis=0, dtype=np.int64)
             noisy = self._noise.discrete_gaussian(
                 exact, sensitivity2=plan.sensitivity2, sigma2=plan.sigma2, grant=grant
             )
@@ -96,8 +96,9 @@ class TrainingSession:
             logits = self._adapter.logits(self._prepared).numpy()
         labels = self._labels.numpy()
         # A record whose logits are not finite is got right by nobody.
-        candidate = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
-        present = self._predictions == labels
+        right = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
+        candidate = right & self._known
+        present = (self._predictions == labels) & self._known
         exact = np.array([(candidate & ~present).sum(), (present & ~candidate).sum()])
         noisy = self._noise.discrete_gaussian(
             exact.astype(np.int64), sensitivity2=1, sigma2=self._plan.evaluation_sigma2, grant=grant
@@ -109,12 +110,14 @@ class TrainingSession:
         bounds = code.schema.input
         count = min(len(records.labels), self._plan.divisor)
         labels = np.asarray(records.labels[:count], dtype=np.int64)
-        known = (labels >= 0) & (labels < len(code.schema.classes))
-        inputs = np.asarray(records.inputs[:count], dtype=np.float32)[known]
+        # A null record keeps its place: in a batch of another size, the last bits of all other
+        # rows' gradients would differ, and with them some of their grid cells.
+        self._known = (labels >= 0) & (labels < len(code.schema.classes))
+        inputs = np.asarray(records.inputs[:count], dtype=np.float32)
         clamped = np.clip(inputs, bounds.low, bounds.high).reshape(-1, *bounds.shape)
         self._prepared = self._adapter.prepared(clamped)
-        self._labels = torch.from_numpy(labels[known])
-        self._predictions = np.asarray(records.predictions[:count], dtype=np.int64)[known]
+        self._labels = torch.from_numpy(np.where(self._known, labels, 0))
+        self._predictions = np.asarray(records.predictions[:count], dtype=np.int64)
 
     def _checked(self, vector: Vector) -> Vector:
         if vector.shape != (self._plan.dimension,) or not np.isfinite(vector).all():

@@ -65,6 +65,9 @@ class GatewayStatus(Record):
     next_slot: Count
     windows: Count
     dropped_observations: Count
+    dropped_labels: Count = 0
+    withheld_windows: Count = 0
+    refused_envelopes: Count = 0
     spool_depth: Count
     spool_dropped: Count
     worker_restarts: Count

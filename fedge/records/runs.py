@@ -30,9 +30,10 @@ class TrainingPlan(Record):
         clip: L2 bound of one record's gradient.
         learning_rate: plain SGD on sum / divisor.
         divisor: public planned number of records; never the real one.
-        grid: gradient units per integer step of the grid, as a negative power of two.
+        grid_bits: gradients are rounded to multiples of 2^-grid_bits.
         sigma2: variance of the discrete Gaussian in grid units squared.
         evaluation_sigma2: noise variance of the paired counts in the run's last message.
+        dimension: length of the adapter's vector.
     """
 
     adapter: AdapterKind

@@ -172,7 +172,10 @@ def _json(body: bytes) -> Any:
     except orjson.JSONDecodeError as strict:
         # NaN and 1e999 are no JSON, yet common: read on, so that the field can be named.
         try:
-            return json.loads(body)
+            value = json.loads(body)
+            # Half a surrogate pair is taken, too, but no answer could repeat it.
+            json.dumps(value, ensure_ascii=False).encode()
+            return value
         except (ValueError, RecursionError):
             raise RequestError(400, "body", f"is no JSON: {strict}") from strict
 

@@ -22,6 +22,7 @@ from fedge.privacy.noise import Noise, SeededNoise
 from fedge.privacy.policy import write_policy
 from fedge.records import PrivacyPolicy, ReleaseManifest, TrainingPlan
 from fedge.serving.probes import probe
+from fedge.serving.record_ids import block_numbering
 from fedge.serving.release import ServedRelease, load_release
 from fedge.serving.ring import RingWriter
 from fedge.tasks.code import TaskCode
@@ -195,9 +196,8 @@ class SimulatedGateway:
         if serving is None:
             raise RuntimeError("no release is installed yet")
         scores = serving.model.run(inputs)
-        block_slots = self._options.policy.block.value * self.settings.window_slots
         first = self._ring.append_batch(
-            lambda slots, now: slots // block_slots,
+            block_numbering(self._options.policy.block, self.settings.window_slots),
             serving.manifest.counter,
             self._options.clock(),
             inputs,

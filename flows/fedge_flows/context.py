@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedge.config import ServerSettings
 from fedge.delivery.candidate import is_countersigned
+from fedge.delivery.repository import ReleaseRepository
 from fedge.privacy.policy import read_policy
 from fedge.records import RunResult, TrainingPlan
 from fedge.tasks.schema import read_task
@@ -129,6 +130,15 @@ class FlowContext:
         return advance(
             self.desk, run_id, due=(CREATED, TRAINING), working=TRAINING, work=self._retrain
         )
+
+    def due_for_training(self) -> tuple[str, ...]:
+        """Runs that wait for their rounds, the oldest first."""
+        due = (CREATED, TRAINING)
+        return tuple(run.spec.run_id for run in self.facts.runs() if run.state in due)
+
+    def renew(self) -> None:
+        """Put new dates on what is published; nothing else changes."""
+        ReleaseRepository(self.settings.releases_dir).renew(online_key(self.settings.keys))
 
     def recompile(self, run_id: str) -> str:
         """Bring the candidate of a trained run to two signatures; answers the run's state."""

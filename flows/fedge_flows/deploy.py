@@ -48,8 +48,9 @@ def deployments(monitor_interval_s: float) -> dict[str, Any]:
     """The content of `prefect.yaml` with the monitor's interval replaced."""
     content: dict[str, Any] = yaml.safe_load((files("fedge_flows") / "prefect.yaml").read_text())
     for deployment in content["deployments"]:
-        for schedule in deployment.get("schedules", []):
-            schedule["interval"] = monitor_interval_s
+        if deployment["name"] == "monitor":
+            for schedule in deployment["schedules"]:
+                schedule["interval"] = monitor_interval_s
     return content
 
 

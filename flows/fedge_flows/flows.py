@@ -27,10 +27,11 @@ def monitor_flow() -> None:
 
 
 @flow(name="retrain", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
-def retrain_flow(run_id: str) -> str:
-    """Run the rounds of a created run."""
+def retrain_flow(run_id: str | None = None) -> dict[str, str]:
+    """Run the rounds of a run; without `run_id`, as on a plain schedule, of all that are due."""
     with open_context("server", PrefectBus()) as context:
-        return context.retrain(run_id)
+        due = context.due_for_training() if run_id is None else (run_id,)
+        return {one: context.retrain(one) for one in due}
 
 
 @flow(name="recompile", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
@@ -45,3 +46,10 @@ def publish_flow(run_id: str) -> str:
     """Publish a signed candidate."""
     with open_context("publisher", PrefectBus()) as context:
         return context.publish(run_id)
+
+
+@flow(name="renew", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
+def renew_flow() -> None:
+    """Sign the release repository's dates again, before gateways refuse them as expired."""
+    with open_context("publisher", PrefectBus()) as context:
+        context.renew()

@@ -65,8 +65,8 @@ class GatewayState(Record):
         envelopes, reports: how many are stored.
         next_seq: one more than the largest number seen.
         missing: numbers below `next_seq` that are not stored. Such an envelope still waits in
-            the gateway's spool, was dropped from it (the status counts these), was a status
-            that a newer one replaced, or answered a round.
+            the gateway's spool, was refused here for good, or was dropped from the spool (the
+            status counts these).
         status: the latest by number; null if none ever came.
         last_report: of the latest window; null if none ever came.
     """

@@ -77,6 +77,32 @@ def test_a_killed_agent_goes_on_where_the_last_window_closed(make_gateway: MakeG
     assert [(r.window, r.first_slot) for r in reports(gateway)] == [(0, 0), (1, WINDOW)]
 
 
+def test_a_disk_that_refuses_once_costs_no_window(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A window that could not be made final is made again, of the same rows."""
+    gateway = make_gateway()
+    assert gateway.agent is not None
+    gateway.serve(WINDOW + 7)
+    with monkeypatch.context() as full_disk:
+
+        def refuse(**_: object) -> None:
+            raise StateError("no space left")
+
+        full_disk.setattr(gateway.agent.store, "write_window", refuse)
+        with pytest.raises(StateError):
+            gateway.agent.watch_once()
+    gateway.serve(WINDOW)
+
+    drain(gateway)
+
+    assert [(r.window, r.first_slot, r.dropped) for r in reports(gateway)] == [
+        (0, 0, 0),
+        (1, WINDOW, 0),
+    ]
+    assert gateway.agent.store.window_of(WINDOW) == 1
+
+
 def test_a_window_is_cut_where_another_release_answers(make_gateway: MakeGateway) -> None:
     """A window belongs to one release."""
     from tests_clients import write_release

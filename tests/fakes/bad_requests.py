@@ -15,6 +15,7 @@ BAD_REQUESTS: dict[str, tuple[bytes, str]] = {
     "too deep": (b"[" * 5000, "body"),
     "unknown key": (b'{"inputs": [], "input": []}', "input"),
     "id of another type": (b'{"inputs": [], "id": 7}', "id"),
+    "half a surrogate pair": (b'{"inputs": [], "id": "\\ud800"}', "body"),
     "no inputs": (b"{}", "inputs"),
     "two tensors": (json.dumps({"inputs": [{}, {}]}).encode(), "inputs"),
     "no tensor": (b'{"inputs": [7]}', "inputs[0]"),

@@ -20,8 +20,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-from tuf.api.metadata import Metadata, Targets
-
 from fakes.centre import Coordinator
 from fakes.gateways import (
     FAMILY,
@@ -34,6 +32,8 @@ from fakes.gateways import (
     toy_weights,
     wait_until,
 )
+from tuf.api.metadata import Metadata, Targets
+
 from fedge.config import GatewaySettings, ServerSettings
 from fedge.delivery.candidate import countersign, describe_files, publish, stage
 from fedge.delivery.keys import KeyFiles, load_signer
@@ -41,6 +41,7 @@ from fedge.delivery.names import rollout_target
 from fedge.delivery.repository import Published, ReleaseRepository
 from fedge.demo.services import free_ports
 from fedge.errors import OutboundError
+from fedge.lifetime import die_with_parent
 from fedge.models.hardware import hardware_class
 from fedge.privacy.policy import new_policy, write_policy
 from fedge.profiles.build import build_reference
@@ -200,6 +201,7 @@ class ToyGateway:
                 [sys.executable, "-m", "fedge_client.supervisor", str(self.config)],
                 stdout=log,
                 stderr=log,
+                preexec_fn=die_with_parent,
             )
         wait_until(self.answers, DEADLINE_S, "the first model answers")
 
@@ -320,4 +322,3 @@ class Loop:
         if hasattr(self, "gateway"):
             self.gateway.stop()
         self.coordinator.close()
-

@@ -112,9 +112,7 @@ def one_signature(loop: Loop) -> None:
     """Signed by its builder only; publishing refuses it, so a thief stores it himself."""
     folder = loop.centre.staged(2)
     with pytest.raises(CandidateError, match="1 of 2 signatures"):
-        publish(
-            loop.centre.releases_dir, folder, loop.centre.keys.online, gateways=None
-        )
+        publish(loop.centre.releases_dir, folder, loop.centre.keys.online, gateways=None)
     loop.centre.commit(lambda _: {FAMILY: read_delegation(folder)})
     loop.centre.assign(2)
 
@@ -136,17 +134,18 @@ def wrong_golden_vectors(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize(
-    ("attack", "release", "reason"),
+    ("attack", "release", "reason", "state"),
     [
-        (tampered_model, 2, "tampered-file"),
+        (tampered_model, 2, "tampered-file", "committed"),
         # Metadata that cannot be trusted names no release.
-        (one_signature, 0, "untrusted-metadata"),
-        (wrong_key, 0, "untrusted-metadata"),
-        (wrong_golden_vectors, 2, "trial-failed"),
+        (one_signature, 0, "untrusted-metadata", "committed"),
+        (wrong_key, 0, "untrusted-metadata", "committed"),
+        (wrong_golden_vectors, 2, "trial-failed", "stepped-back"),
     ],
+    ids=["tampered-model", "one-signature", "wrong-key", "wrong-golden-vectors"],
 )
 def test_a_wrong_release_is_refused(
-    loop: Loop, attack: Attack, release: int, reason: str
+    loop: Loop, attack: Attack, release: int, reason: str, state: str
 ) -> None:
     """The model before serves on without a failed request, and the fleet state says why."""
     with Load(loop.gateway.port, callers=1, pause_s=0.02) as load:
@@ -158,7 +157,8 @@ def test_a_wrong_release_is_refused(
     assert load.failed == [] and set(load.releases[0]) == {1}
     shown = loop.fleet()
     assert reason in shown.describe() and shown.status is not None
-    assert shown.status.release == 1 and shown.status.slot == "A"
+    assert (shown.status.release, shown.status.slot) == (1, "A")
+    assert shown.status.install_state == state
     assert loop.gateway.facts()["worker_restarts"] == 0
 
 

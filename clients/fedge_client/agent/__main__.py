@@ -49,6 +49,9 @@ def build_agent(settings: GatewaySettings) -> Agent:
 
 def main() -> int:
     die_with_parent()
+    # Where pandas is installed pyarrow imports it to check types; nothing here uses it, and it
+    # would stay in memory for months. An import of it now fails, as where it is not installed.
+    sys.modules["pandas"] = None  # type: ignore[assignment]
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

@@ -8,9 +8,7 @@ gives each piece a thread, because none of them may delay another.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -157,14 +155,9 @@ def run_forever(agent: Agent, stop: threading.Event) -> None:
     """Run the agent's loops, each in its thread, until `stop`."""
     settings = agent.settings
 
-    told_at = -math.inf
-
-    def status_then_push() -> float:
-        nonlocal told_at
-        if time.monotonic() - told_at >= settings.status_interval_s:
-            agent.report_facts_once()
-            told_at = time.monotonic()
-        return agent.push_once()
+    def tell_then_wait() -> float:
+        agent.report_facts_once()
+        return settings.status_interval_s
 
     def install_then_wait() -> float:
         agent.install_once()
@@ -175,7 +168,8 @@ def run_forever(agent: Agent, stop: threading.Event) -> None:
         ("install", install_then_wait),
     ]
     if settings.coordinator_url:
-        loops.append(("push", status_then_push))
+        # Apart from each other: facts ask the supervisor, and reports must not wait for it.
+        loops += [("facts", tell_then_wait), ("push", agent.push_once)]
     threads = [
         threading.Thread(target=_loop, args=(name, step, stop), name=name) for name, step in loops
     ]

@@ -37,6 +37,9 @@ def answer_request(answer: Answer, header: bytes, arrays: bytes) -> AgentAnswer:
     except FedgeError as error:
         log.error("the run failed here: %s", error)
         return AgentAnswer(False, "failed", b"")
+    except Exception:  # whatever a request provokes, the next one is still answered
+        log.exception("the run failed here")
+        return AgentAnswer(False, "failed", b"")
 
 
 def peer_is_allowed(connection: socket.socket, group: int) -> bool:
@@ -91,6 +94,8 @@ class CourierPort:
                     self._exchange(connection)
                 except (OSError, EOFError) as error:
                     log.warning("the courier went away: %s", error)
+                except RecordError as error:
+                    log.warning("the exchange was broken off: %s", error)
 
     def _exchange(self, connection: socket.socket) -> None:
         found = answer_request(self._answer, *read_request(connection))

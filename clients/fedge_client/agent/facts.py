@@ -23,6 +23,10 @@ class StreamFacts(Protocol):
     def next_slot(self) -> int: ...
     @property
     def dropped(self) -> int: ...
+    @property
+    def dropped_labels(self) -> int: ...
+    @property
+    def withheld(self) -> int: ...
 
 
 def collect(
@@ -49,6 +53,9 @@ def collect(
             "next_slot": stream.next_slot,
             "windows": stream.windows,
             "dropped_observations": stream.dropped,
+            "dropped_labels": stream.dropped_labels,
+            "withheld_windows": stream.withheld,
+            "refused_envelopes": spool.refused,
             "spool_depth": spool.depth,
             "spool_dropped": spool.dropped,
             "worker_restarts": worker_restarts(),

@@ -16,7 +16,6 @@ from fedge.identity import Envelope, EnvelopeKind, Identity
 from fedge.statefile import StateFile
 
 Channel = Literal["push", "reply"]
-State = Literal["waiting", "refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +118,12 @@ class Spool:
     def depth(self) -> int:
         """Envelopes waiting to be pushed."""
         query = "SELECT COUNT(*) FROM spool WHERE channel = 'push' AND state = 'waiting'"
+        return int(self._state.rows(query)[0][0])
+
+    @property
+    def refused(self) -> int:
+        """Envelopes that the coordinator refused for good and that are kept aside."""
+        query = "SELECT COUNT(*) FROM spool WHERE channel = 'push' AND state = 'refused'"
         return int(self._state.rows(query)[0][0])
 
     @property

@@ -24,6 +24,7 @@ from fedge.errors import (
     ParticipationRefusedError,
     ReservationError,
 )
+from fedge.identity import EnvelopeKind
 from fedge.privacy.grants import Grant
 from fedge.privacy.ledger import Ledger, Reservation
 from fedge.records import (
@@ -80,7 +81,7 @@ class TrainingDesk:
         serving: the committed release, or None before the first.
         closed_windows: number of windows closed so far, a public fact.
         start_trainer: starts the trainer of a run.
-        noise_kind: what the trainer draws with; recorded with each settlement.
+        enabled: whether this gateway takes part in runs at all.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class TrainingDesk:
         reservation = self._reserve(spec)
         vector = np.frombuffer(arrays, dtype="<f4").astype(np.float32)
         trainer = self._trainer_for(spec, serving)
+        kind: EnvelopeKind
         try:
             if request.phase == "train":
                 kind, payload = "update", self._train(request, vector, trainer, reservation, key)
@@ -128,7 +130,7 @@ class TrainingDesk:
             self.close()
             raise
         envelope = self._gate.release(
-            kind,  # type: ignore[arg-type]
+            kind,
             payload,
             reservation=reservation,
             key=key,

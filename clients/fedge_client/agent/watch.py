@@ -70,21 +70,8 @@ class Watcher:
             "CREATE TABLE IF NOT EXISTS profiles (window INTEGER PRIMARY KEY,"
             " block INTEGER NOT NULL, sketch BLOB NOT NULL)",
         )
-        rows = state.rows("SELECT window, slot, position, withheld FROM watch")
-        window, slot, position, withheld = rows[0] if rows else (0, None, 0, 0)
-        self._position = int(position)
-        self._withheld = int(withheld)
-        self._next_slot = None if slot is None else int(slot)
-        self._cutter = WindowCutter(
-            window_slots,
-            next_window=int(window),
-            next_slot=self._next_slot,
-        )
-        self.windows = int(window)
         self._reader: RingReader | None = None
-        self._held: Records | None = None
-        self._held_at = np.empty(0, dtype=np.int64)
-        self._labels: list[tuple[int, int]] = []
+        self._resume()
 
     @property
     def next_slot(self) -> int:
@@ -96,16 +83,54 @@ class Watcher:
         """Observations that the ring had no room for."""
         return self._reader.dropped if self._reader else 0
 
+    @property
+    def dropped_labels(self) -> int:
+        """Labels that the ring had no room for."""
+        return self._reader.dropped_labels if self._reader else 0
+
+    @property
+    def withheld(self) -> int:
+        """Windows that left no report, because the ledger refused or their release was gone."""
+        return self._withheld
+
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
     def poll(self) -> int:
-        """Take in what the ring holds; answers how many windows were closed."""
+        """Take in what the ring holds; answers how many windows were closed.
+
+        Where a window cannot be made final (a full disk, say), the error is raised and the next
+        call takes in again everything after the last window that was.
+        """
         reader = self._open()
         if reader is None:
             return 0
+        try:
+            return self._take_in(reader)
+        except BaseException:
+            # Rows and cutter no longer agree: going on would put rows into wrong windows.
+            self.close()
+            self._resume()
+            raise
+
+    def _resume(self) -> None:
+        """Stand where the last final window ended, as a new process would."""
+        rows = self._state.rows("SELECT window, slot, position, withheld FROM watch")
+        window, slot, position, withheld = rows[0] if rows else (0, None, 0, 0)
+        self._position = int(position)
+        self._withheld = int(withheld)
+        self._next_slot = None if slot is None else int(slot)
+        self._cutter = WindowCutter(
+            self._window_slots, next_window=int(window), next_slot=self._next_slot
+        )
+        self.windows = int(window)
+        self._held: Records | None = None
+        self._held_at = np.empty(0, dtype=np.int64)
+        self._labels: list[tuple[int, int]] = []
+
+    def _take_in(self, reader: RingReader) -> int:
         rows, end = reader.read(self._position, READ_LIMIT)
         positions = np.arange(self._position, end, dtype=np.int64)
         observed = rows["kind"] == OBSERVATION

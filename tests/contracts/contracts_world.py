@@ -1,0 +1,411 @@
+"""A gateway that is played canaries, and everything that leaves it.
+
+Supervisor, worker and agent are real processes; the coordinator is a server that keeps
+every byte it is sent. Then the same folder is opened by an agent in this process, with a
+trainer that needs no torch, and a run is answered over the real courier socket.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import logging
+import re
+import struct
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow.parquet as pq
+from fakes.gateways import FAMILY, Caller, infer_body, wait_until
+from fakes.loop import DEADLINE_S, ToyCentre, ToyGateway
+
+from fedge.config import TrainingSettings
+from fedge.data.blocks import LabelledRecords
+from fedge.delivery.store import ContentStore
+from fedge.delivery.switch import ProbeReport, Slot
+from fedge.demo.services import free_ports
+from fedge.identity import Envelope
+from fedge.learning.planning import plan_training
+from fedge.privacy.grants import Grant
+from fedge.privacy.noise import OsNoise
+from fedge.records import (
+    Participant,
+    ReleaseManifest,
+    RoundRequest,
+    RunSpec,
+    TrainingPlan,
+    sha256_hex,
+)
+from fedge.serving.scoring import Scores
+from fedge_client.agent.agent import Agent, Ports
+from fedge_client.agent.courier_port import CourierPort
+from fedge_client.frames import AgentAnswer, ask_agent
+
+REQUESTS, ROWS, DIMENSION = 12, 8, 4
+ARRAYS = np.zeros(DIMENSION, dtype="<f4").tobytes()
+INPUTS = (0.7316894, -0.2914377, 0.5837261, -0.8467513, 0.1379468, -0.6683492)
+"""The record that every even row is; its numbers occur nowhere else."""
+STRINGS = ("Canary-tensor-Q7", "Canary-model-W3", "Canary-request-Z9", "Canary-label-K5")
+"""Texts in requests: the name of a column, of a model, of a request, a class."""
+
+
+# --- looking for canaries --------------------------------------------------------------
+
+
+def number_needles(value: float) -> set[bytes]:
+    """How a number may stand in bytes: 32 and 64 bits in both orders, and decimal text."""
+    texts = {f"{value:.6g}", f"{value:.5e}".partition("e")[0]}
+    texts |= {repr(float(value))[: 8 + (value < 0)], f"{value:.12e}"[: 7 + (value < 0)]}
+    packed = {struct.pack(form, value) for form in ("<f", ">f", "<d", ">d")}
+    # Text loses its sign, so that a canary is found with or without it.
+    return packed | {text.lstrip("-").encode() for text in texts}
+
+
+def text_needles(text: str) -> set[bytes]:
+    forms = {text, text.lower(), text.upper()}
+    return {form.encode(code) for form in forms for code in ("utf-8", "utf-16-le", "utf-16-be")}
+
+
+def unwrapped(data: bytes) -> Iterator[bytes]:
+    """The bytes themselves, and what stands in them as hexadecimal or base64."""
+    yield data
+    for run in re.findall(rb"[0-9A-Fa-f]{8,}", data):
+        for start in (0, 1):
+            yield binascii.unhexlify(run[start : start + (len(run) - start) // 2 * 2])
+    for run in re.findall(rb"[A-Za-z0-9+/_-]{8,}", data):
+        plain = run.replace(b"-", b"+").replace(b"_", b"/")
+        for start in range(4):
+            piece = plain[start : start + (len(plain) - start) // 4 * 4]
+            rest = plain[start + len(piece) :]
+            # An unfinished last group of two or three letters holds one or two bytes more.
+            last = rest + b"=" * (4 - len(rest)) if len(rest) > 1 else b""
+            yield base64.b64decode(piece + last)
+
+
+def leaks(data: bytes, needles: Iterable[bytes]) -> list[bytes]:
+    """The needles that stand in `data`, in whatever encoding."""
+    wanted, found = list(needles), set()
+    for piece in unwrapped(data):
+        found |= {needle for needle in wanted if needle in piece}
+    return sorted(found)
+
+
+# --- what is played and what comes out -------------------------------------------------
+
+
+class Recorder(SimpleHTTPRequestHandler):
+    """A coordinator that believes everything and writes down every request as it came."""
+
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, kept: list[tuple[str, bytes]], *args: object, **options: object) -> None:
+        self._kept = kept
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        self._keep("request", b"")
+        super().do_GET()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self._keep("request", b"")
+        self._kept.append(("envelope", body))
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _keep(self, kind: str, body: bytes) -> None:
+        head = self.raw_requestline + bytes(self.headers)
+        self._kept.append((kind, head + body))
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@contextmanager
+def recording(folder: Path, port: int) -> Iterator[list[tuple[str, bytes]]]:
+    """Serve `folder` on `port`; yields the list that every request is added to."""
+    kept: list[tuple[str, bytes]] = []
+    handler = partial(Recorder, kept, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield kept
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class SummingTrainer:
+    """Answers the noised sum of its records on a grid, and remembers it without noise."""
+
+    noise_kind = "os"
+
+    def __init__(self, records: LabelledRecords, bits: int) -> None:
+        self.records, self._grid, self._noise = records, 2**bits, OsNoise()
+        self.exact: list[float] = []
+
+    def round(self, vector: np.ndarray, grant: Grant) -> np.ndarray:
+        event = grant.event
+        exact = np.rint(self.records.inputs[:, :DIMENSION].sum(axis=0) * self._grid)
+        drawn = exact.astype(np.int64)
+        self.exact += [float(x) / self._grid for x in drawn]
+        for _ in range(event.count):
+            drawn = self._noise.discrete_gaussian(
+                drawn, sensitivity2=event.sensitivity2, sigma2=event.sigma2, grant=grant
+            )
+        return (drawn / self._grid).astype(np.float32)
+
+    def evaluate(self, vector: np.ndarray, grant: Grant) -> tuple[int, int]:
+        event = grant.event
+        right = int((self.records.labels == self.records.predictions).sum())
+        one, other = self._noise.discrete_gaussian(
+            np.array([right, len(self.records) - right]),
+            sensitivity2=event.sensitivity2,
+            sigma2=event.sigma2,
+            grant=grant,
+        )
+        return int(one), int(other)
+
+    def close(self) -> None: ...
+
+
+class QuietSwitch:
+    """Slot A serves; nothing is installed any more."""
+
+    def active(self) -> Slot | None:
+        return "A"
+
+    def trial(self, slot: Slot) -> ProbeReport:
+        raise RuntimeError
+
+    def takeover(self, slot: Slot) -> None: ...
+    def discard(self, slot: Slot) -> None: ...
+
+
+class NoReleases:
+    def offered(self, gateway: str) -> ReleaseManifest | None:
+        return None
+
+    def fetch(
+        self, manifest: ReleaseManifest, store: ContentStore, names: Sequence[str]
+    ) -> None: ...
+
+
+@dataclass
+class World:
+    """What was played, and every byte that came out.
+
+    Attributes:
+        outgoing: (what, bytes): `envelope`s as they were pushed, `request` heads, `reply`s to
+            the courier, `status` of the worker, `log` files and lines.
+        secret_numbers: values in records, and functions of one record or of a few.
+        mapped: files that worker and agent had mapped when they had done all their work.
+        state_dir: the gateway's, at rest.
+        entries: its ledger.
+    """
+
+    state_dir: Path
+    outgoing: list[tuple[str, bytes]] = field(default_factory=list)
+    secret_numbers: set[float] = field(default_factory=set)
+    mapped: dict[str, str] = field(default_factory=dict)
+    entries: tuple[bytes, ...] = ()
+    spec: RunSpec | None = None
+
+    def of(self, kind: str) -> list[bytes]:
+        return [data for what, data in self.outgoing if what == kind]
+
+    def envelopes(self) -> list[Envelope]:
+        return [Envelope.from_bytes(data) for data in (*self.of("envelope"), *self.of("reply"))]
+
+    @property
+    def needles(self) -> set[bytes]:
+        numbers = {needle for n in self.secret_numbers for needle in number_needles(n)}
+        return numbers | {needle for text in STRINGS for needle in text_needles(text)}
+
+
+def make_world(folder: Path) -> World:
+    """Play everything; all processes have ended when it returns."""
+    (port,) = free_ports(1)
+    centre = ToyCentre(folder / "centre", port)
+    centre.release(1)
+    with recording(centre.settings.data_dir, port) as kept:
+        gateway = ToyGateway(folder / "gw", centre, f"http://127.0.0.1:{port}")
+        world = World(gateway.settings.state_dir)
+        try:
+            gateway.start()
+            _play(gateway, world)
+            wait_until(lambda: _reports(kept) >= 9, DEADLINE_S, "reports arrive")
+            for process in ("agent", "worker"):
+                pid = gateway.facts()[f"{process}_pid"]
+                world.mapped[process] = Path(f"/proc/{pid}/maps").read_text()
+        finally:
+            gateway.stop()
+    world.outgoing += kept
+    _train(gateway, world)
+    for log in sorted((world.state_dir / "logs").glob("*")):
+        world.outgoing.append(("log", log.read_bytes()))
+    world.outgoing.append(("log", (folder / "gw" / "supervisor.log").read_bytes()))
+    return world
+
+
+def _reports(kept: list[tuple[str, bytes]]) -> int:
+    envelopes = [Envelope.from_bytes(data) for kind, data in kept if kind == "envelope"]
+    return sum(envelope.header.kind == "report" for envelope in envelopes)
+
+
+def _play(gateway: ToyGateway, world: World) -> None:
+    """Rows, labels, and requests that are refused, all of them with canaries."""
+    wait_until(lambda: bool(gateway.rows("SELECT 1 FROM ledger_entries")), DEADLINE_S, "ledger")
+    caller, rng = Caller(gateway.port), np.random.default_rng(8)
+    ids: list[str] = []
+    for _ in range(REQUESTS):
+        inputs = rng.uniform(-1, 1, (ROWS, 2, 3)).astype(np.float32)
+        inputs[::2] = np.array(INPUTS, dtype=np.float32).reshape(2, 3)
+        status, answer = caller.infer(inputs)
+        assert status == 200, answer
+        ids += answer["parameters"]["fedge_record_ids"]
+    logits = np.array(answer["outputs"][0]["data"], dtype=np.float32).reshape(ROWS, 3)[:1]
+    scores = Scores.from_outputs(logits, np.zeros((1, 2), dtype=np.float32))
+    row = np.array(INPUTS, dtype=np.float32)
+    for found in (row, logits.ravel(), scores.confidence, scores.ood):
+        world.secret_numbers |= {float(value) for value in found}
+    _feedback(caller, [{"id": name, "label": "green"} for name in ids], 200)
+    _feedback(caller, [{"id": ids[0], "label": STRINGS[3]}], 400)
+    _feedback(caller, [{"id": STRINGS[3], "label": "green"}], 400)
+    model = f"/v2/models/{FAMILY}/infer"
+    for path, body in (
+        (model, infer_body(row.reshape(1, 2, 3), name=STRINGS[0])),
+        (model, infer_body(row.reshape(1, 2, 3), datatype=STRINGS[0])),
+        (f"/v2/models/{STRINGS[1]}/infer", infer_body(row.reshape(1, 2, 3))),
+        (model, infer_body(row[:5].reshape(1, 5))),
+        (model, f'{{"id": "{STRINGS[2]}", "inputs": [{row.tolist()}]}}'.encode()),
+        (model, STRINGS[2].encode()),
+        # Overflows inside the model: an error of the 5xx kind.
+        (model, infer_body(np.full((1, 2, 3), 3e38, dtype=np.float32))),
+    ):
+        status, answer, _ = caller.ask("POST", path, body)
+        assert status >= 400, (body, answer)
+    for path in ("/fedge/v1/status", "/v2", "/v2/health/live", f"/v2/models/{FAMILY}"):
+        caller.connection.request("GET", path)
+        world.outgoing.append(("status", caller.connection.getresponse().read()))
+    caller.close()
+
+
+def _feedback(caller: Caller, labels: list[dict[str, str]], wanted: int) -> None:
+    body = json.dumps({"labels": labels}).encode()
+    status, answer, _ = caller.ask("POST", "/fedge/v1/feedback", body)
+    assert status == wanted, answer
+
+
+class _Lines(logging.Handler):
+    def __init__(self, world: World) -> None:
+        super().__init__(logging.DEBUG)
+        self._world = world
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._world.outgoing.append(("log", self.format(record).encode()))
+
+
+def _train(gateway: ToyGateway, world: World) -> None:
+    """Answer a whole run over the courier's socket, and some requests that are refused."""
+    trainers: list[SummingTrainer] = []
+
+    def start_trainer(
+        release: Path, plan: TrainingPlan, records: LabelledRecords
+    ) -> SummingTrainer:
+        trainers.append(SummingTrainer(records, plan.grid_bits))
+        return trainers[-1]
+
+    def post(envelope: bytes) -> int:
+        world.outgoing.append(("envelope", envelope))
+        return 200
+
+    lines = _Lines(world)
+    logger = logging.getLogger("fedge_client")
+    logger.addHandler(lines)
+    ports = Ports(
+        clock=lambda: 2e9,
+        noise=OsNoise(),
+        switch=QuietSwitch(),
+        post=post,
+        releases=NoReleases(),
+        start_trainer=start_trainer,
+        worker_restarts=lambda: 0,
+    )
+    agent = Agent(gateway.settings, gateway.identity, ports)
+    path = gateway.settings.runtime_dir / "agent.sock"
+    port = CourierPort(path, agent.answer)
+    try:
+        while agent.watch_once():
+            pass
+        spec = world.spec = _spec(gateway, agent)
+        for phase, number, arrays in (
+            ("train", 0, ARRAYS),
+            ("train", 1, ARRAYS),
+            ("evaluate", 0, ARRAYS),
+            ("train", 0, ARRAYS),
+            ("train", 7, ARRAYS),
+            ("evaluate", 1, ARRAYS[:-4]),
+        ):
+            request = RoundRequest(
+                spec=spec,
+                phase=phase,  # type: ignore[arg-type]
+                round=number,
+                arrays_sha256=sha256_hex(arrays),
+            )
+            _note(world, ask_agent(path, request.to_bytes(), arrays, 30))
+        _note(world, ask_agent(path, STRINGS[0].encode(), ARRAYS, 30))
+        agent.report_facts_once()
+        agent.push_once()
+        world.entries = agent.ledger.entries()
+    finally:
+        logger.removeHandler(lines)
+        port.close()
+        agent.close()
+    world.secret_numbers |= {value for t in trainers for value in t.exact}
+    world.secret_numbers |= {float(v) for v in _features(world.state_dir)}
+
+
+def _note(world: World, answer: AgentAnswer) -> None:
+    if answer.ok:
+        world.outgoing.append(("reply", answer.envelope))
+    else:
+        world.outgoing.append(("refusal", answer.reason.encode()))
+
+
+def _spec(gateway: ToyGateway, agent: Agent) -> RunSpec:
+    settings = TrainingSettings(records=50, steps=3)
+    return RunSpec(
+        run_id="run-1",
+        task="toy",
+        base_release=1,
+        base_sha256=agent.installer.status().sha256,
+        plan=plan_training(agent.policy, settings, DIMENSION),
+        participants=(
+            Participant(
+                gateway=gateway.identity.fingerprint,
+                public_key=gateway.identity.public_key.hex(),
+                first_window=1,
+                last_window=agent.watcher.windows - 1,
+            ),
+        ),
+        episodes=("e",),
+    )
+
+
+def _features(state_dir: Path) -> npt.NDArray[np.float32]:
+    """The first stored record's features, exactly as the model computed them."""
+    part = sorted((state_dir / "blocks").glob("*/*.parquet"))[0]
+    column = pq.read_table(part).column("feature")[0].as_py()
+    return np.asarray(column, dtype=np.float32).ravel()

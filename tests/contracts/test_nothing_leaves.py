@@ -1,0 +1,236 @@
+"""Promise 1: raw data never leaves a gateway, nor any un-noised function of it.
+
+Canaries are planted in records, names and labels, and every byte that goes out is searched
+for them; what depends on content at all is shown to be settled in the ledger; and nothing
+but the egress gate can put anything into the spool.
+"""
+
+from __future__ import annotations
+
+import ast
+import base64
+import contextlib
+import json
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from contracts_world import (
+    INPUTS,
+    STRINGS,
+    World,
+    leaks,
+    number_needles,
+    text_needles,
+)
+from fakes.gateways import TASK
+
+from fedge.privacy.entries import Settled, read_entry
+from fedge.profiles.counts import count_window, feature_counts, join
+from fedge.profiles.streams import stream_values
+from fedge.profiles.wire import decode_report
+from fedge.records import GatewayStatus, Reference, sha256_hex
+
+CLIENT = Path(__file__).parents[2] / "clients" / "fedge_client"
+
+
+# --- the search itself -------------------------------------------------------------------
+
+VALUE = float(np.float32(INPUTS[3]))
+ENCODERS: dict[str, Callable[[float], bytes]] = {
+    "float32": lambda v: struct.pack("<f", v),
+    "float32 big-endian": lambda v: struct.pack(">f", v),
+    "float64": lambda v: struct.pack("<d", v),
+    "float64 big-endian": lambda v: struct.pack(">d", v),
+    "array": lambda v: np.array([1, v, 2], dtype="<f4").tobytes(),
+    "json": lambda v: json.dumps({"x": [v]}).encode(),
+    "short decimal": lambda v: f"{v:.6g}".encode(),
+    "decimal without its sign": lambda v: f"{-v}".encode(),
+    "scientific": lambda v: f"{v:e}".encode(),
+    "numpy": lambda v: repr(np.float32(v)).encode(),
+    "hexadecimal": lambda v: struct.pack("<f", v).hex().encode(),
+    "base64": lambda v: base64.b64encode(np.array([v, 5], dtype="<f4").tobytes()),
+    "base64 off its start": lambda v: base64.b64encode(b"ab" + struct.pack("<d", v)),
+    "base64 for addresses": lambda v: base64.urlsafe_b64encode(struct.pack("<d", v)),
+}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_a_planted_number_is_found(world: World, encoder: str) -> None:
+    """The search sees a leak in the middle of a real envelope, however it is written."""
+    leak = ENCODERS[encoder](VALUE)
+    envelope = world.of("envelope")[0]
+    assert leaks(envelope, number_needles(VALUE)) == []
+    assert leaks(envelope[:90] + b'"' + leak + b'"' + envelope[90:], number_needles(VALUE))
+
+
+@pytest.mark.parametrize("text", STRINGS)
+def test_a_planted_text_is_found(text: str) -> None:
+    """In any case, as UTF-8 or UTF-16, plain or encoded."""
+    raw = text.encode()
+    for leak in (raw, raw.upper(), text.encode("utf-16-le"), raw.hex().encode()):
+        assert leaks(b"..." + leak + b"...", text_needles(text))
+    assert leaks(b'"' + base64.b64encode(raw) + b'"', text_needles(text))
+    assert leaks(b'"Canary"', text_needles(text)) == []
+
+
+def test_the_canaries_were_there(world: World) -> None:
+    """They lie in the gateway's own records, so that finding none outside means something."""
+    parts = sorted((world.state_dir / "blocks").glob("*/*.parquet"))
+    kept = np.concatenate([_column(part, "input") for part in parts])
+    for value in INPUTS:
+        assert (kept == np.float32(value)).sum() > 20
+    assert len(world.secret_numbers) >= 6 + 2 + 3 + 1 + 2
+    with contextlib.closing(sqlite3.connect(world.state_dir / "state.sqlite")) as db:
+        (labels,) = db.execute("SELECT COUNT(*) FROM block_labels").fetchone()
+    assert labels >= 50
+
+
+# --- what went out -----------------------------------------------------------------------
+
+
+def test_no_canary_left(world: World) -> None:
+    """Reports, statuses, requests, replies to the courier, worker status, logs: none holds one."""
+    needles = world.needles
+    kinds = {what for what, _ in world.outgoing}
+    assert kinds == {"envelope", "request", "reply", "refusal", "status", "log"}
+    found = [(what, hits) for what, data in world.outgoing if (hits := leaks(data, needles))]
+    assert found == []
+
+
+def test_every_kind_of_envelope_was_looked_at(world: World) -> None:
+    """The play made all four kinds, so the search above covered each."""
+    kinds = [envelope.header.kind for envelope in world.envelopes()]
+    assert set(kinds) == {"report", "status", "update", "counts"}
+    assert kinds.count("report") >= 9 and kinds.count("update") == 3
+
+
+def test_what_depends_on_content_is_settled_in_the_ledger(world: World) -> None:
+    """Each report, update and count that left is, byte for byte, one that was charged first."""
+    entries = [read_entry(entry) for entry in world.entries]
+    settled = {entry.artefact_sha256 for entry in entries if isinstance(entry, Settled)}
+    assert {entry.noise for entry in entries if isinstance(entry, Settled)} == {"os"}
+    for envelope in world.envelopes():
+        if envelope.header.kind == "status":
+            GatewayStatus.from_bytes(envelope.payload)
+        else:
+            assert sha256_hex(envelope.payload) in settled, envelope.header
+
+
+def test_no_report_holds_exact_counts(world: World) -> None:
+    """Each window's report says its noise, and differs from the counts of the kept records."""
+    reference = Reference.from_bytes((world.state_dir / "slots/A/reference.json").read_bytes())
+    envelopes = [e for e in world.envelopes() if e.header.kind == "report"]
+    for report in (decode_report(envelope.payload) for envelope in envelopes):
+        assert all(feature.sigma2 > 0 for feature in report.features)
+        (part,) = (world.state_dir / "blocks").glob(f"{report.block}/{report.window:012d}-*")
+        features, predictions = _column(part, "feature"), _column(part, "prediction").ravel()
+        blank = np.full(len(predictions), np.nan, dtype=np.float32)
+        values = stream_values(TASK, features, predictions.astype(np.int32), blank, blank)
+        exact = join(count_window(reference, values))
+        event = _event(report.window, world)
+        shown = feature_counts(reference, exact, event)
+        for name in ("mean", "max"):
+            assert _counts(report.features, name) != _counts(shown, name)
+
+
+def test_a_refused_round_says_one_public_word(world: World) -> None:
+    """A courier that is refused hears a reason from a short list, and no detail."""
+    assert world.of("refusal") == [b"round-not-planned", b"arrays-do-not-fit", b"malformed-request"]
+
+
+def test_a_round_asked_again_gives_no_second_noise(world: World) -> None:
+    """The third `train` message asked for the first round again: the same bytes."""
+    first, _, _, again = world.of("reply")
+    assert first == again
+
+
+# --- the one gate ------------------------------------------------------------------------
+
+
+def test_only_the_gate_puts_into_the_spool() -> None:
+    """No other file on the gateway calls `Spool.put` or writes the spool's table."""
+    callers = {file for file, call in _calls() if call in ("put", "put_status")}
+    assert callers == {"agent/egress.py", "agent/spool.py"}
+    writers = {
+        _name(path)
+        for path in CLIENT.rglob("*.py")
+        if "INTO spool" in path.read_text() or "UPDATE spool " in path.read_text()
+    }
+    assert writers == {"agent/spool.py"}
+    assert {file for file, call in _calls() if call == "Spool"} == {"agent/agent.py"}
+
+
+def test_only_known_files_open_a_connection() -> None:
+    """Who may talk to anything outside its process is a list that one can read.
+
+    Three leave the host: the sender (what the gate let through), the SuperNode (Flower, which
+    hears the courier alone), and in `fedge.delivery` the fetcher, which only asks.
+    """
+    modules = ("socket", "http", "urllib", "urllib3", "requests", "httpx", "grpc", "flwr", "ssl")
+    found: dict[str, set[str]] = {}
+    for path in CLIENT.rglob("*.py"):
+        for module in _imports(path):
+            if module.partition(".")[0] in modules:
+                found.setdefault(_name(path), set()).add(module.partition(".")[0])
+    assert found == {
+        "agent/sender.py": {"urllib3"},
+        "agent/courier_port.py": {"socket"},
+        "children.py": {"socket"},
+        "control.py": {"socket"},
+        "courier.py": {"flwr"},
+        "frames.py": {"socket"},
+        "slot_keeper.py": {"socket"},
+        "supernode.py": {"flwr", "socket"},
+        "supervisor.py": {"socket"},
+    }
+
+
+def test_the_gate_passes_only_declared_facts() -> None:
+    """Public facts are one closed record type; no field of it is free text of any length."""
+    for name, field in GatewayStatus.model_fields.items():
+        if field.annotation is str:
+            limits = [getattr(m, "max_length", None) for m in field.metadata]
+            assert any(limits) or name == "release_sha256", name
+
+
+def _column(part: Path, name: str) -> np.ndarray:
+    return np.array(pq.read_table(part).column(name).to_pylist(), dtype=np.float32)
+
+
+def _counts(features: object, name: str) -> tuple[int, ...]:
+    return next(f.counts for f in features if f.name == name)  # type: ignore[attr-defined]
+
+
+def _event(window: int, world: World) -> object:
+    """The mechanism that the ledger holds for a window."""
+    entries = [read_entry(entry) for entry in world.entries]
+    return next(e.events[0] for e in entries if getattr(e, "window", None) == window)
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(CLIENT))
+
+
+def _calls() -> Iterator[tuple[str, str]]:
+    """(file, last name) of every call in the gateway's code."""
+    for path in CLIENT.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call):
+                function = node.func
+                if isinstance(function, ast.Attribute):
+                    yield _name(path), function.attr
+                elif isinstance(function, ast.Name):
+                    yield _name(path), function.id
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and not node.level:
+            yield node.module
