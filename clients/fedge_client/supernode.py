@@ -24,6 +24,7 @@ import sys
 import time
 import tomllib
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +95,15 @@ def _only_config(content: bytes) -> dict[str, Any]:
             if any(entry.file_size > MAX_BUNDLE_BYTES for entry in bundle.infolist()):
                 raise BundleRefusedError("an entry unpacks to too many bytes")
             return tomllib.loads(bundle.read(_CONFIG_FILE).decode())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, OSError) as error:
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        ValueError,
+        NotImplementedError,
+        RuntimeError,
+        OSError,
+    ) as error:
         raise BundleRefusedError(f"it cannot be read: {error}") from error
 
 

@@ -10,6 +10,7 @@ at any moment loses nothing that was appended.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,9 @@ import numpy.typing as npt
 from fedge.errors import StateError
 from fedge.serving.record_ids import BlockOf, Slots
 from fedge.serving.ring_file import Records, RingFile, create_ring
-from fedge.serving.scoring import Scores
+
+if TYPE_CHECKING:  # the agent reads rings, and needs no ONNX Runtime for it
+    from fedge.serving.scoring import Scores
 
 OBSERVATION, LABEL = 0, 1
 """Values of a record's `kind`."""
