@@ -21,7 +21,8 @@ from fedge_server.superlink import superlink_command, wait_ready
 EPSILON, DELTA, TELEMETRY_RHO = 3.0, 1e-5, 0.0281
 BLOCK_WINDOWS = 1000
 """One block covers the whole play."""
-MONITOR_INTERVAL_S = 10.0
+MONITOR_INTERVAL_S = 15.0
+"""A flow is a process that costs some seconds of a core."""
 DEPLOY_ATTEMPTS, DEPLOY_TIMEOUT_S = 3, 60.0
 START_TIMEOUT_S = 240.0
 """Generous: two busy cores start a dozen processes."""

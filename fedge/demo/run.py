@@ -121,7 +121,6 @@ def _play(plan: PlayPlan, folder: RunFolder, elapsed: Callable[[], float]) -> di
             for player in players.values():
                 player.start()
             view = _until_closed(plan, folder, services, display, watcher, players)
-            display.say("ending the fleet")
     finally:
         try:
             for player in players.values():
@@ -155,6 +154,10 @@ def _until_closed(
             )
             evaluating = True
         if view.done:
+            display.say("ending the fleet")
+            for player in players.values():
+                player.stop()
+            services.end_others("evaluation")
             display.say("evaluating")
             services.finish("evaluation", deadline - time.monotonic())
             return view

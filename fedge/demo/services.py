@@ -66,6 +66,20 @@ class Services:
         process.kill()
         process.wait()
 
+    def end_others(self, kept: str, *, grace_s: float = 15.0) -> None:
+        """End every process but one in good order: SIGTERM, and time to hand over what it holds."""
+        others = {name: p for name, p in self._running.items() if name != kept}
+        for process in others.values():
+            process.terminate()
+        deadline = time.monotonic() + grace_s
+        for name, process in others.items():
+            try:
+                process.wait(max(0.1, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+            del self._running[name]
+
     def finish(self, name: str, timeout_s: float) -> None:
         """Wait until a process that was started to do one thing has done it.
 

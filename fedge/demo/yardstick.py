@@ -93,7 +93,7 @@ def _descend(
         loss = F.cross_entropy(forward(rows), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         if len(losses) > PATIENCE and losses[-1] > (1 - MIN_FALL) * losses[-1 - PATIENCE]:
             break
     return losses[-1]

@@ -119,12 +119,14 @@ class _Comparison:
 
 
 def _quantized(out: Path, public: PublicData) -> _Comparison:
-    """Leave the INT8 model that agrees most with float in `out`, one that passes if there is."""
+    """Leave the first INT8 model that passes in `out`, or else the one that agrees most."""
     tried: list[_Comparison] = []
     for recipe in RECIPES:
         quantize(out / FLOAT_FILE, public.inputs, recipe, out / INT8_FILE)
         tried.append(_compare(recipe, out, public))
-    best = max(tried, key=lambda one: (one.passes, one.measures["int8_agreement"]))
+        if tried[-1].passes:
+            return tried[-1]
+    best = max(tried, key=lambda one: one.measures["int8_agreement"])
     quantize(out / FLOAT_FILE, public.inputs, best.recipe, out / INT8_FILE)
     return best
 

@@ -48,11 +48,11 @@ class Recipe:
 
 
 RECIPES = (
-    Recipe(name="per-channel-minmax", per_channel=True, percentile=None),
     Recipe(name="per-channel-percentile-99.99", per_channel=True, percentile=99.99),
+    Recipe(name="per-channel-minmax", per_channel=True, percentile=None),
     Recipe(name="per-channel-percentile-99.9", per_channel=True, percentile=99.9),
 )
-"""All are tried; of those that pass the gates, the one that agrees most with float is taken."""
+"""Tried in this order; the first that passes the gates is taken."""
 
 
 def quantize(model: Path, rows: npt.NDArray[np.float32], recipe: Recipe, path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib.abc
+import importlib.machinery
 import logging
 import signal
 import sys
@@ -21,6 +23,21 @@ from fedge_client.agent.courier_port import CourierPort
 from fedge_client.agent.sender import HttpPost
 from fedge_client.control import SupervisorClient
 from fedge_client.trainer import TrainerProcess
+
+
+class WithoutPandas(importlib.abc.MetaPathFinder):
+    """Makes pandas look absent in this process.
+
+    Where it is installed, pyarrow imports it to check types; nothing here uses it, and it would
+    stay in memory for months.
+    """
+
+    def find_spec(
+        self, fullname: str, path: object, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError("pandas is not loaded here", name=fullname)
+        return None
 
 
 def build_agent(settings: GatewaySettings) -> Agent:
@@ -49,9 +66,7 @@ def build_agent(settings: GatewaySettings) -> Agent:
 
 def main() -> int:
     die_with_parent()
-    # Where pandas is installed pyarrow imports it to check types; nothing here uses it, and it
-    # would stay in memory for months. An import of it now fails, as where it is not installed.
-    sys.modules["pandas"] = None  # type: ignore[assignment]
+    sys.meta_path.insert(0, WithoutPandas())
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
