@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from fedge.learning.planning import plan_training
 from tests_clients import WINDOW, Gateway
 
 from fedge.config import TrainingSettings
 from fedge.errors import ParticipationRefusedError
 from fedge.identity import Envelope
+from fedge.learning.planning import plan_training
 from fedge.privacy.rdp import cap_nano
 from fedge.records import (
     AdapterUpdate,
