@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,11 @@ def measure(arguments: Sequence[str]) -> list[Figure]:
         path = Path("runs/latest")
     folder = RunFolder(path.resolve())
     summary = read_summary(folder.summary)
-    int8_us, float_us = speeds(folder)
+    return [*model_figures(summary, *speeds(folder)), *time_figures(summary)]
+
+
+def model_figures(summary: dict[str, Any], int8_us: float, float_us: float) -> list[Figure]:
+    """What travels and what serves: update size, INT8 accuracy and speed."""
     drop = summary["release"]["int8_accuracy_drop"]
     update, full = summary["update_bytes"], summary["full_model_bytes"]
     return [
@@ -65,6 +70,12 @@ def measure(arguments: Sequence[str]) -> list[Figure]:
             goal="faster than float, or float serves",
             holds=int8_us < float_us or summary["release"]["variant"] == "float",
         ),
+    ]
+
+
+def time_figures(summary: dict[str, Any]) -> list[Figure]:
+    """How long the loop and the whole demo took."""
+    return [
         Figure(
             id="lp-loop",
             what="first faulty request to the last gateway's new release",

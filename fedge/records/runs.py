@@ -54,19 +54,27 @@ class TrainingPlan(Record):
         return bound * bound
 
     @property
+    def round_event(self) -> DiscreteGaussianEvent:
+        """What one train message releases: a noised gradient sum per step."""
+        return DiscreteGaussianEvent(
+            sensitivity2=self.sensitivity2,
+            sigma2=self.sigma2,
+            count=self.steps,
+            dimension=self.dimension,
+        )
+
+    @property
+    def evaluation_event(self) -> DiscreteGaussianEvent:
+        """What the run's last message releases: two exclusive counts."""
+        return DiscreteGaussianEvent(
+            sensitivity2=1, sigma2=self.evaluation_sigma2, count=1, dimension=2
+        )
+
+    @property
     def events(self) -> tuple[DiscreteGaussianEvent, ...]:
         """What the whole run costs a block it reads: all rounds and the evaluation."""
-        return (
-            DiscreteGaussianEvent(
-                sensitivity2=self.sensitivity2,
-                sigma2=self.sigma2,
-                count=self.rounds * self.steps,
-                dimension=self.dimension,
-            ),
-            DiscreteGaussianEvent(
-                sensitivity2=1, sigma2=self.evaluation_sigma2, count=1, dimension=2
-            ),
-        )
+        rounds = self.round_event.model_copy(update={"count": self.rounds * self.steps})
+        return (rounds, self.evaluation_event)
 
 
 class Participant(Record):

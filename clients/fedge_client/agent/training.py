@@ -29,7 +29,6 @@ from fedge.privacy.grants import Grant
 from fedge.privacy.ledger import Ledger, Reservation
 from fedge.records import (
     AdapterUpdate,
-    DiscreteGaussianEvent,
     PairedCounts,
     RoundRequest,
     RunSpec,
@@ -205,13 +204,7 @@ class TrainingDesk:
         key: str,
     ) -> bytes:
         plan = request.spec.plan
-        event = DiscreteGaussianEvent(
-            sensitivity2=plan.sensitivity2,
-            sigma2=plan.sigma2,
-            count=plan.steps,
-            dimension=plan.dimension,
-        )
-        change = trainer.round(vector, self._ledger.grant(reservation, key, event))
+        change = trainer.round(vector, self._ledger.grant(reservation, key, plan.round_event))
         return AdapterUpdate(
             run_id=request.spec.run_id,
             round=request.round,
@@ -228,11 +221,8 @@ class TrainingDesk:
         key: str,
     ) -> bytes:
         plan = request.spec.plan
-        event = DiscreteGaussianEvent(
-            sensitivity2=1, sigma2=plan.evaluation_sigma2, count=1, dimension=2
-        )
         candidate_only, present_only = trainer.evaluate(
-            vector, self._ledger.grant(reservation, key, event)
+            vector, self._ledger.grant(reservation, key, plan.evaluation_event)
         )
         return PairedCounts(
             run_id=request.spec.run_id,
