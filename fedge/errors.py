@@ -106,6 +106,15 @@ class RequestError(FedgeError):
         return f"{self.field}: {self.message}"
 
 
+class TooManyRequestsError(RequestError):
+    """A limit was reached (429); the same request may be sent again after `retry_after_s`."""
+
+    def __init__(self, field: str, message: str, retry_after_s: float) -> None:
+        super().__init__(429, field, message)
+        self.args = (field, message, retry_after_s)  # survives pickling
+        self.retry_after_s = retry_after_s
+
+
 class InferenceError(FedgeError):
     """The model could not be run on a valid input; the caller gets a 5xx, the worker goes on."""
 

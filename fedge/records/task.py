@@ -12,6 +12,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fedge.records.base import Name, Record
+from fedge.records.purposes import Purpose
 
 NUMERIC_BINS = 16
 """Frozen bins of a numeric stream; dyadic counts need a power of two."""
@@ -21,6 +22,11 @@ CLASS_STREAM, CONFIDENCE_STREAM, OOD_STREAM = "class", "confidence", "ood"
 
 NumericType = Literal["float32", "float64", "int32", "int64", "bool"]
 Sensitivity = Literal["public", "machine", "personal"]
+Datatype = Literal[
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64",
+    "FP16", "FP32", "FP64", "BYTES",
+]  # fmt: skip
+"""Element types of the Open Inference Protocol."""
 
 
 class NumericFeature(Record):
@@ -54,12 +60,17 @@ class ModelInput(Record):
     """The one tensor that a request carries per row, without the batch dimension.
 
     Finite values outside [`low`, `high`] are served; for training they are clamped.
+
+    Attributes:
+        datatype: element type that the model takes. Values of BYTES have no fixed size: they are
+            served and their features watched, but never kept on the gateway.
     """
 
     name: Name
     shape: tuple[int, ...] = Field(min_length=1, max_length=4)
     low: float
     high: float
+    datatype: Datatype = "FP32"
 
     @property
     def size(self) -> int:
@@ -79,6 +90,7 @@ class TaskSchema(Record):
         features: what is watched; the exported model computes it as its second output,
             `features` (float32, batch x len(features)), NaN for missing.
         code: the code part, `module:object`.
+        purposes: what records may be used for at most; a request may restrict it.
     """
 
     schema_version: Literal[1] = 1
@@ -88,6 +100,7 @@ class TaskSchema(Record):
     classes: tuple[str, ...] = Field(min_length=2, max_length=1024)
     features: tuple[NumericFeature | CategoricalFeature, ...] = Field(min_length=1, max_length=4096)
     code: str = Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")
+    purposes: tuple[Purpose, ...] = ("inference", "monitoring", "training")
 
     @model_validator(mode="after")
     def _distinct(self) -> Self:
@@ -98,6 +111,8 @@ class TaskSchema(Record):
                 raise ValueError(f"feature name {name!r} is used twice or reserved")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError("a class is listed twice")
+        if "inference" not in self.purposes or len(set(self.purposes)) != len(self.purposes):
+            raise ValueError("purposes need inference, and each once")
         return self
 
     @property
