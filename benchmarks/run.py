@@ -12,10 +12,17 @@ from pathlib import Path
 
 from benchmarks import loop
 from benchmarks.figures import Figure
+from benchmarks.gateway import area as gateway
 from fedge.models.hardware import hardware_class
 
-AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {"loop": loop.measure}
-PRINTED = ("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy")
+AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
+    "loop": loop.measure,
+    "gateway": gateway.measure,
+}
+PRINTED = (
+    *("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy"),
+    *("datasketches", "uvicorn", "uvloop", "orjson"),
+)
 
 
 def main() -> int:

@@ -1,0 +1,37 @@
+"""The gateway's table: speed, tail, overhead, memory, start and soak, peers beside us."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.figures import Figure
+from benchmarks.gateway import http, overhead, processes, profile, soak, tail
+
+WORK = Path("runs/bench/work")
+
+MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
+    "http": http.against_mlserver,
+    "binary": http.binary,
+    "overhead": lambda work: overhead.measure(),
+    "tail": tail.measure,
+    "profile": lambda work: profile.measure(),
+    "memory": lambda work: [processes.memory(work)],
+    "start": lambda work: [processes.start(work)],
+    "soak": lambda work: [soak.measure(work)],
+}
+
+
+def measure(arguments: Sequence[str]) -> list[Figure]:
+    """Measure everything, or with `--only NAME ...` some of it."""
+    parser = argparse.ArgumentParser(prog="gateway")
+    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    options = parser.parse_args(arguments)
+    WORK.mkdir(parents=True, exist_ok=True)
+    figures = []
+    for name in options.only:
+        print(f"measuring {name}", file=sys.stderr)
+        figures += MEASURES[name](WORK)
+    return figures
