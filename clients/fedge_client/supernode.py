@@ -220,15 +220,19 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run(settings: GatewaySettings) -> None:
+def run(settings: GatewaySettings, home: Path | None = None) -> None:
     """Run the SuperNode in this process; comes back only if Flower's loop ended by itself.
+
+    Args:
+        home: Flower's own folder; `flower` in the runtime folder unless given. A SuperNode under
+            its own user needs one that it may write.
 
     Raises:
         SettingError: a setting is wrong, or Flower is another version.
     """
     require_flwr()
     arguments = supernode_arguments(settings)
-    use_environment(settings.runtime_dir.absolute() / "flower")
+    use_environment(home or settings.runtime_dir.absolute() / "flower")
     from flwr.supernode import start_client_internal as worker
     from flwr.supernode.cli.flower_supernode import flower_supernode
 
@@ -243,10 +247,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of `fedge-supernode --config gateway.toml`."""
     parser = argparse.ArgumentParser(prog="fedge-supernode", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="the gateway.toml")
+    parser.add_argument("--home", type=Path, help="Flower's own folder")
     arguments = parser.parse_args(argv)
     die_with_parent()
     try:
-        run(GatewaySettings.load(arguments.config))
+        run(GatewaySettings.load(arguments.config), arguments.home)
     except FedgeError as error:
         print(f"fedge-supernode: {error}", file=sys.stderr)
         return 1

@@ -1,0 +1,305 @@
+"""`fedge gateway doctor`: what would keep this gateway from working, and what to do about it.
+
+Each check looks at one thing and changes nothing (two write a file and remove it). What
+cannot be found out is `unknown`, never `ok`. Whether findings matter is for who reads
+them; only `fail` makes the command fail.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+
+import urllib3
+
+from fedge.config import GatewaySettings
+from fedge.errors import FedgeError
+from fedge.identity import Identity
+from fedge.models.hardware import hardware_class
+from fedge.privacy.policy import read_policy
+from fedge_client.control import SupervisorClient
+from fedge_client.state_layout import LAYOUT, read_layout
+
+Level = Literal["ok", "warn", "fail", "unknown"]
+
+EARLIEST_S = 1_735_689_600.0
+"""2025-01-01: a clock before it was never set."""
+MAX_SKEW_S, WARN_SKEW_S = 300.0, 5.0
+SLOW_FSYNC_S = 0.1
+SPARE_BYTES = 512 * 2**20
+MIN_OPEN_FILES = 1024
+TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What one check found.
+
+    Attributes:
+        check: what was looked at.
+        level: ok, warn (works, not for long or not well), fail (does not work), unknown.
+        detail: what was seen.
+        todo: what to do; empty where nothing is to be done.
+    """
+
+    check: str
+    level: Level
+    detail: str
+    todo: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def examine(settings: GatewaySettings, clock: Callable[[], float] = time.time) -> list[Finding]:
+    """Run every check; one that breaks by itself is reported as `unknown`."""
+    checks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("clock", lambda: _clock(settings, clock)),
+        ("disk", lambda: _disk(settings)),
+        ("permissions", lambda: _permissions(settings)),
+        ("identity and policy", lambda: _identity(settings)),
+        ("state", lambda: _state(settings)),
+        ("processor", _processor),
+        ("limits", lambda: _limits(settings)),
+        ("reachability", lambda: _reachability(settings)),
+        ("processes", lambda: _processes(settings)),
+    ]
+    found: list[Finding] = []
+    for name, check in checks:
+        try:
+            found += list(check())
+        except (FedgeError, OSError, ValueError) as error:
+            found.append(Finding(name, "unknown", str(error), "see the message"))
+    return found
+
+
+def _clock(settings: GatewaySettings, clock: Callable[[], float]) -> Iterator[Finding]:
+    now = clock()
+    if now < EARLIEST_S:
+        yield Finding(
+            "clock",
+            "fail",
+            f"the clock says {time.strftime('%Y-%m-%d', time.gmtime(now))}",
+            "set it (timedatectl set-ntp true); releases are judged by their expiry dates",
+        )
+        return
+    there = _server_time(settings.coordinator_url)
+    if there is None:
+        yield Finding(
+            "clock",
+            "unknown",
+            "no server to compare with",
+            "check coordinator_url, or compare the clock by hand",
+        )
+        return
+    skew = now - there
+    level: Level = "ok" if abs(skew) <= WARN_SKEW_S else "warn"
+    if abs(skew) > MAX_SKEW_S:
+        level = "fail"
+    todo = "" if level == "ok" else "let NTP or PTP set the clock (timedatectl status)"
+    yield Finding("clock", level, f"{skew:+.0f} s against the coordinator", todo)
+
+
+def _server_time(url: str) -> float | None:
+    """The coordinator's clock, by the Date header of its answer; good to about a second."""
+    if not url:
+        return None
+    try:
+        answer = _get(url + "/health")
+        date = answer.headers.get("date")
+        return parsedate_to_datetime(date).timestamp() if date else None
+    except (urllib3.exceptions.HTTPError, ValueError):
+        return None
+
+
+def _disk(settings: GatewaySettings) -> Iterator[Finding]:
+    folder = settings.state_dir
+    if not folder.is_dir():
+        yield Finding("disk", "fail", f"{folder} is missing", "run `fedge gateway init`")
+        return
+    free = shutil.disk_usage(folder).free
+    held = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    want = settings.retention.max_bytes + settings.spool_bytes + SPARE_BYTES - held
+    level: Level = "ok" if free >= want else "warn"
+    if free < SPARE_BYTES:
+        level = "fail"
+    yield Finding(
+        "disk space",
+        level,
+        f"{free / 2**20:.0f} MiB free, quotas may still take {max(want, 0) / 2**20:.0f} MiB",
+        "" if level == "ok" else "free some, or lower retention.max_bytes and spool_bytes",
+    )
+    yield _write_probe(folder)
+
+
+def _write_probe(folder: Path) -> Finding:
+    probe = folder / f".doctor-{os.getpid()}"
+    try:
+        started = time.monotonic()
+        with probe.open("wb") as file:
+            file.write(b"\0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
+        took = time.monotonic() - started
+    except OSError as error:
+        return Finding(
+            "disk writes",
+            "fail",
+            str(error),
+            f"remount it writable, or give {folder} to the user who runs the gateway",
+        )
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
+    if took > SLOW_FSYNC_S:
+        return Finding(
+            "disk writes", "warn", f"fsync takes {took:.2f} s", "the disk is slow or worn"
+        )
+    return Finding("disk writes", "ok", f"fsync takes {1000 * took:.1f} ms")
+
+
+def _permissions(settings: GatewaySettings) -> Iterator[Finding]:
+    secrets = [settings.state_dir / "identity.pem", settings.state_dir / "subject.key"]
+    secrets += [p for p in (settings.token_file, settings.escalation.token_file) if p is not None]
+    secrets += [settings.tls.key] if settings.tls is not None else []
+    for path in secrets:
+        if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            yield Finding(
+                "permissions", "fail", f"{path} is readable by others", f"chmod 600 {path}"
+            )
+    mode = stat.S_IMODE(settings.state_dir.stat().st_mode)
+    if mode & stat.S_IRWXO:
+        todo = f"chmod 700 {settings.state_dir}"
+        yield Finding("permissions", "fail", f"{settings.state_dir} is open to others", todo)
+    else:
+        yield Finding("permissions", "ok", f"{settings.state_dir} has mode {mode:o}")
+    if not os.access(settings.runtime_dir, os.W_OK):
+        todo = f"make {settings.runtime_dir} and give it to the user who runs the gateway"
+        yield Finding("permissions", "fail", f"{settings.runtime_dir} is not writable", todo)
+
+
+def _identity(settings: GatewaySettings) -> Iterator[Finding]:
+    for served in settings.served:
+        state = served.state_dir
+        identity = Identity.load(state / "identity.pem")
+        policy = read_policy(state / "policy.toml")
+        missing = [] if (state / "root.json").exists() else ["root.json"]
+        if missing:
+            todo = "copy root.json from the release repository"
+            yield Finding("identity", "fail", f"{state / 'root.json'} is missing", todo)
+        yield Finding(
+            "identity",
+            "ok",
+            f"{served.family}: {identity.fingerprint}, epsilon {policy.epsilon:g} a block",
+        )
+
+
+def _state(settings: GatewaySettings) -> Iterator[Finding]:
+    for served in settings.served:
+        layout = read_layout(served.state_dir)
+        if layout not in (None, LAYOUT):
+            todo = "`fedge gateway run` migrates an older one; a newer one needs a newer fedge"
+            yield Finding("state layout", "warn", f"{layout}, this build has {LAYOUT}", todo)
+        path = served.state_dir / "state.sqlite"
+        if not path.exists():
+            yield Finding("state file", "ok", f"{served.family}: none yet, nothing was served")
+            continue
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+                (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.DatabaseError as error:
+            verdict = str(error)
+        if verdict == "ok":
+            yield Finding("state file", "ok", f"{path} is sound")
+        else:
+            todo = (
+                "stop the gateway and keep a copy of the folder; a new state_dir with a new "
+                "identity serves again, the budgets of the old blocks are gone for good"
+            )
+            yield Finding("state file", "fail", f"{path}: {verdict}", todo)
+
+
+def _processor() -> Iterator[Finding]:
+    found = hardware_class()
+    if found == "x86":
+        todo = "expect slow inference: releases are tuned for AVX2 or VNNI"
+        yield Finding("processor", "warn", "x86 without AVX2", todo)
+    else:
+        yield Finding("processor", "ok", found)
+
+
+def _limits(settings: GatewaySettings) -> Iterator[Finding]:
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < max(MIN_OPEN_FILES, settings.limits.max_connections + 64):
+        todo = "raise LimitNOFILE of the unit, or lower limits.max_connections"
+        yield Finding("open files", "warn", f"at most {soft}", todo)
+    else:
+        yield Finding("open files", "ok", f"at most {soft}")
+
+
+def _reachability(settings: GatewaySettings) -> Iterator[Finding]:
+    if not settings.coordinator_url:
+        yield Finding(
+            "coordinator", "warn", "none is set", "set coordinator_url to report anything"
+        )
+    else:
+        yield _http("coordinator", settings.coordinator_url + "/health")
+    if settings.releases_url:
+        yield _http("releases", settings.releases_url + "/metadata/timestamp.json")
+    if settings.superlink and settings.train:
+        host, _, port = settings.superlink.rpartition(":")
+        try:
+            socket.create_connection((host, int(port)), timeout=TIMEOUT_S).close()
+            yield Finding("superlink", "ok", f"{settings.superlink} accepts connections")
+        except (OSError, ValueError) as error:
+            todo = "check the network and `superlink`; serving and watching go on without it"
+            yield Finding("superlink", "warn", f"{settings.superlink}: {error}", todo)
+    if settings.escalation.url:
+        yield _http("escalation", settings.escalation.url.rstrip("/") + "/v2/health/ready")
+
+
+def _http(name: str, url: str) -> Finding:
+    try:
+        status = _get(url).status
+    except urllib3.exceptions.HTTPError as error:
+        todo = "check network, firewall and the address; the gateway works on and catches up later"
+        return Finding(name, "warn", f"{url}: {type(error).__name__}", todo)
+    if status == 200:
+        return Finding(name, "ok", f"{url} answers")
+    return Finding(
+        name, "warn", f"{url} answers {status}", "check that the address is the right one"
+    )
+
+
+def _get(url: str) -> urllib3.BaseHTTPResponse:
+    pool = urllib3.PoolManager(num_pools=1, timeout=urllib3.Timeout(TIMEOUT_S), retries=False)
+    return pool.request("GET", url)
+
+
+def _processes(settings: GatewaySettings) -> Iterator[Finding]:
+    try:
+        facts = SupervisorClient(settings.runtime_dir / "supervisor.sock").status()
+    except FedgeError:
+        yield Finding("processes", "warn", "the gateway does not run", "fedge gateway run")
+        return
+    if facts.get("worker_pid") is None:
+        todo = "no release is installed yet, or it fails to start: see logs/worker-*.log"
+        yield Finding("worker", "fail", "no model is served", todo)
+    else:
+        yield Finding("worker", "ok", f"slot {facts['slot']}, {facts['worker_restarts']} restarts")
+    if facts.get("agent_pid") is None:
+        yield Finding("agent", "fail", "it does not run", "see logs/agent.log")
+    else:
+        yield Finding("agent", "ok", f"{facts['agent_restarts']} restarts")
