@@ -58,28 +58,9 @@ def _anchored(settings: SettingsT, folder: Path) -> SettingsT:
             changed[name] = folder / value
         elif isinstance(value, Settings):
             changed[name] = _anchored(value, folder)
+        elif isinstance(value, tuple) and any(isinstance(part, Settings) for part in value):
+            changed[name] = tuple(_anchored(part, folder) for part in value)
     return settings.model_copy(update=changed)
-
-
-class ServedModelSettings(Settings):
-    """A further model that a gateway serves (`[[models]]` in `gateway.toml`).
-
-    To the centre it is a gateway of its own, with a key, a policy, a ledger and a state folder
-    of its own: `state_dir/models/<family>`.
-
-    Attributes:
-        family, task, task_version: as in `GatewaySettings`.
-        coordinator_url, releases_url: None takes the gateway's own.
-        window_slots, ring_slots: None takes the gateway's own.
-    """
-
-    family: Name
-    task: Name
-    task_version: int = Field(default=1, ge=1)
-    coordinator_url: str | None = None
-    releases_url: str | None = None
-    window_slots: int | None = Field(default=None, ge=10)
-    ring_slots: int | None = Field(default=None, ge=64)
 
 
 class LimitSettings(Settings):
@@ -133,6 +114,7 @@ class EscalationSettings(Settings):
         per_minute, per_day: requests sent on at most.
         deadline_s: how long the caller may wait for the upstream answer.
         token_file: holds a bearer token for the upstream server.
+        ca_file: certificates that sign the upstream server's; None takes those of the system.
     """
 
     url: str = ""
@@ -143,6 +125,30 @@ class EscalationSettings(Settings):
     per_day: int = Field(default=1000, ge=0)
     deadline_s: float = Field(default=1.0, gt=0)
     token_file: Path | None = None
+    ca_file: Path | None = None
+
+
+class ServedModelSettings(Settings):
+    """A further model that a gateway serves (`[[models]]` in `gateway.toml`).
+
+    To the centre it is a gateway of its own, with a key, a policy, a ledger and a state folder
+    of its own: `state_dir/models/<family>`.
+
+    Attributes:
+        family, task, task_version: as in `GatewaySettings`.
+        coordinator_url, releases_url: None takes the gateway's own.
+        window_slots, ring_slots: None takes the gateway's own.
+        escalation: of this model; off unless set, because the gateway's own names another model.
+    """
+
+    family: Name
+    task: Name
+    task_version: int = Field(default=1, ge=1)
+    coordinator_url: str | None = None
+    releases_url: str | None = None
+    window_slots: int | None = Field(default=None, ge=10)
+    ring_slots: int | None = Field(default=None, ge=64)
+    escalation: EscalationSettings = EscalationSettings()
 
 
 class RetentionSettings(Settings):
@@ -187,6 +193,7 @@ class GatewaySettings(Settings):
         superlink: `host:port` of Flower's SuperLink; empty for a gateway that never trains.
         supernode_port: loopback port of the SuperNode's runtime API; 0 takes a free one.
         supernode_poll_s: seconds between the SuperNode's looks for a message, 3 at most.
+        start_supernode: false leaves the SuperNode to a unit of its own, under its own user.
         task, task_version, family: the only task, version and model family whose releases are
             accepted here.
         models: further models, one worker and one state folder each.
@@ -211,6 +218,7 @@ class GatewaySettings(Settings):
     superlink: str = ""
     supernode_port: int = Field(default=9094, ge=0, le=65535)
     supernode_poll_s: float = Field(default=3.0, gt=0.01, le=3.0)
+    start_supernode: bool = True
     task: str = "digits"
     task_version: int = Field(default=1, ge=1)
     family: str = "digits"

@@ -75,6 +75,17 @@ class WindowConflictError(EnvelopeError):
         return f"gateway {self.gateway} already sent another report of window {self.window}"
 
 
+class AuditConflictError(EnvelopeError):
+    """Ledger entries contradict those that this gateway already sent."""
+
+    def __init__(self, gateway: str, seq: int) -> None:
+        super().__init__(gateway, seq)
+        self.gateway, self.seq = gateway, seq
+
+    def __str__(self) -> str:
+        return f"gateway {self.gateway} already sent another ledger than entry {self.seq} is of"
+
+
 class EnvelopeTooLargeError(EnvelopeError):
     """More bytes than this server takes; they were not read."""
 
@@ -116,7 +127,7 @@ class TooManyRequestsError(RequestError):
 
 
 class InferenceError(FedgeError):
-    """The model could not be run on a valid input; the caller gets a 5xx, the worker goes on."""
+    """The model could not be run on a valid input; the caller gets a 422, the worker goes on."""
 
 
 # --- privacy: nothing was released ----------------------------------------------------
@@ -267,3 +278,7 @@ class GateFailedError(FedgeError):
 
 class OutboundError(FedgeError):
     """A server could not be reached or did not answer as it should; try again later."""
+
+
+class OutboundTimeoutError(OutboundError):
+    """A server did not answer in the time that it was given."""

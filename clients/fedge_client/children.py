@@ -15,18 +15,18 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from fedge.lifetime import die_with_parent
+from fedge_client.logfiles import open_log
+from fedge_client.sockets import Doors
 
 log = logging.getLogger(__name__)
 
 STABLE_S = 10.0
 """A process that lives so long has started; one that ends sooner has failed to."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 30.0
-MAX_LOG_BYTES = 8 * 2**20
 
 
 class ChildFailedError(Exception):
@@ -80,7 +80,7 @@ class Child:
         self.ended = asyncio.Event()
         self.exit_status: int | None = None
         try:
-            with _open_log(logs / f"{name}.log") as output:
+            with open_log(logs / f"{name}.log") as output:
                 self._process = subprocess.Popen(
                     command,
                     stdin=subprocess.DEVNULL,
@@ -129,6 +129,12 @@ class Companion:
         self.child: Child | None = None
         self.restarts = 0
 
+    @property
+    def pid(self) -> int | None:
+        """Of the running process; None between two."""
+        child = self.child
+        return child.pid if child is not None and not child.ended.is_set() else None
+
     async def keep(self) -> None:
         """Start it, and again whenever it ends, slower each time it does not last."""
         loop, failures = asyncio.get_running_loop(), 0
@@ -153,27 +159,38 @@ class Companion:
 class Worker(Child):
     """An inference worker and the line to it; `fedge.serving.worker` tells what goes over it."""
 
-    def __init__(self, config: Path, slot: str, listening: socket.socket, logs: Path) -> None:
+    def __init__(self, config: Path, family: str, slot: str, doors: Doors, logs: Path) -> None:
         self.slot = slot
+        self.hung = False
         self._ours, theirs = socket.socketpair()
-        handles = listening.fileno(), theirs.fileno()
+        handles = [doors.shared.fileno(), theirs.fileno()]
         command = python(
             "fedge.serving.worker",
-            *("--config", str(config), "--slot", slot),
+            *("--config", str(config), "--model", family, "--slot", slot),
             *("--listen-fd", str(handles[0]), "--control-fd", str(handles[1])),
         )
+        if doors.local is not None:
+            handles.append(doors.local.fileno())
+            command += ["--local-fd", str(handles[-1])]
         with theirs:
             super().__init__(
                 f"worker-{slot}",
                 command,
                 logs,
-                pass_handles=handles,
+                pass_handles=tuple(handles),
                 # Numerical libraries would keep buffers for threads that one row never uses.
                 environment={"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
             )
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
+        self._one_at_a_time = asyncio.Lock()
         self.report: dict[str, float] | None = None
+
+    @property
+    def killed_from_outside(self) -> bool:
+        """Whether it ended because somebody else wanted so: an operator, the OOM killer."""
+        asked = (0, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
+        return not self.hung and self.exit_status in asked
 
     async def ready(self, timeout_s: float) -> dict[str, float]:
         """What its probes measured.
@@ -198,9 +215,44 @@ class Worker(Child):
         self._tell({"command": "serve"})
         await self._hear("serving", timeout_s)
 
-    def drain(self, seconds: float) -> None:
-        """Let it answer what it has, and end."""
+    async def ping(self, timeout_s: float, progress: Callable[[], object]) -> None:
+        """Return once it answered; what it shows is that its event loop turns.
+
+        Args:
+            timeout_s: how long it may be deaf, as long as nothing moves.
+            progress: something that changes with every answered request. A worker under
+                heavy load may be deaf for long, and is at work all the same.
+
+        Raises:
+            ChildFailedError: it ended, or neither answered nor did anything in time.
+        """
+        async with self._one_at_a_time:
+            self._tell({"command": "ping"})
+            before = progress()
+            while True:
+                try:
+                    await self._hear("pong", timeout_s)
+                    return
+                except ChildFailedError as error:
+                    now = progress()
+                    if error.reason != "timeout" or now == before:
+                        raise
+                    before = now
+
+    def end_as_hung(self) -> None:
+        """Kill it, and remember that this was its own doing."""
+        self.hung = True
+        self.signal(signal.SIGKILL)
+
+    async def drain(self, seconds: float, timeout_s: float) -> None:
+        """Let it answer what it has, and end; returns once it takes no new connection.
+
+        Also returns where it does not say so within `timeout_s`: it hangs, or is gone.
+        """
         self._tell({"command": "drain", "seconds": seconds})
+        with contextlib.suppress(ChildFailedError, TimeoutError):
+            async with asyncio.timeout(timeout_s), self._one_at_a_time:
+                await self._hear("draining", timeout_s)
 
     def _tell(self, command: dict[str, object]) -> None:
         if self._writer is not None and not self._writer.is_closing():
@@ -225,10 +277,3 @@ class Worker(Child):
         super()._reap()
         if self._writer is not None:
             self._writer.close()
-
-
-def _open_log(path: Path) -> BinaryIO:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
-        path.replace(path.with_suffix(".log.1"))
-    return path.open("ab")

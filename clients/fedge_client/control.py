@@ -16,18 +16,25 @@ TRIAL_TIMEOUT_S = 150.0
 
 
 class SupervisorClient:
-    """A `SlotSwitch` over the supervisor's socket.
+    """A `SlotSwitch` over the supervisor's socket, for one served model.
+
+    Args:
+        model: the model's family; None for the gateway's first.
 
     Every call opens a connection of its own and raises `OutboundError` when the supervisor
     does not answer; it is then unknown whether the call took effect.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, model: str | None = None) -> None:
+        self._path, self._model = path, model
 
     def status(self) -> dict[str, Any]:
         """The supervisor's public facts: slot, fallback, trial, port, processes, restarts."""
         return self._ask("status")
+
+    def facts(self) -> dict[str, Any]:
+        """All that is known about the gateway, local facts included; see `GatewayFacts`."""
+        return self._ask("facts")
 
     def worker_restarts(self) -> int:
         """How often the active worker ended without being asked to."""
@@ -64,7 +71,8 @@ class SupervisorClient:
     def _ask(
         self, command: str, slot: str | None = None, timeout_s: float = ANSWER_TIMEOUT_S
     ) -> dict[str, Any]:
-        request = {"command": command} if slot is None else {"command": command, "slot": slot}
+        named = {"command": command, "slot": slot, "model": self._model}
+        request = {name: value for name, value in named.items() if value is not None}
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
                 connection.settimeout(timeout_s)

@@ -1,9 +1,10 @@
-"""Setting up a gateway's folder: identity, policy, trusted root, settings."""
+"""Setting up a gateway's folder: identity, policy, trusted root, settings; and further models."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import tomllib
 from pathlib import Path
 
 from fedge.config import GatewaySettings
@@ -47,8 +48,7 @@ def init_gateway(
     if not root.is_file():
         raise SettingError(f"no trusted root at {root}; copy it from the release repository")
     runtime = (runtime_dir or folder / "run").resolve()
-    if len(os.fsencode(runtime / "supervisor.sock")) > MAX_SOCKET_PATH:
-        raise SettingError(f"{runtime} is too long a path for sockets; pass a shorter runtime_dir")
+    _check_socket_path(runtime / "supervisor.sock")
     values: dict[str, object] = {
         "state_dir": "state",
         "runtime_dir": str(runtime),
@@ -65,10 +65,80 @@ def init_gateway(
     shutil.copyfile(policy, state / "policy.toml")
     shutil.copyfile(root, state / "root.json")
     identity = Identity.create(state / "identity.pem")
-    (folder / "gateway.toml").write_text(
-        "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
-    )
+    (folder / "gateway.toml").write_text(_lines(values))
     return identity
+
+
+def add_model(
+    folder: Path, *, family: str, task: str, root: Path, policy: Path, task_version: int = 1
+) -> Identity:
+    """Let the gateway in `folder` serve a further model, from its next start on.
+
+    To the centre the model is a gateway of its own: it gets an identity, a policy and a trusted
+    root in `state_dir/models/<family>`. `gateway.toml` changes last and in one step; a call
+    that was cut off before may be repeated, and goes on with the identity that it made.
+
+    Args:
+        family: the model family, not served there yet.
+        root: the trusted `root.json` of the release repository that holds it, copied.
+        policy: the privacy policy for this model's records, checked and copied.
+
+    Returns:
+        the new identity; its public key must be admitted by the coordinator.
+
+    Raises:
+        SettingError: there is no gateway, the family is served already, a file is missing, or
+            a value is wrong. `gateway.toml` is as before.
+    """
+    config = folder / "gateway.toml"
+    table: dict[str, object] = {"family": family, "task": task, "task_version": task_version}
+    text = _read(config).rstrip() + "\n\n[[models]]\n" + _lines(table)
+    try:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SettingError(f"{config}: cannot add a [[models]] table: {error}") from error
+    settings = GatewaySettings.parse(values, folder.resolve(), str(config))
+    read_policy(policy)
+    if not root.is_file():
+        raise SettingError(f"no trusted root at {root}; copy it from the release repository")
+    _check_socket_path(settings.runtime_dir / f"agent-admin-{family}.sock")
+    state = settings.for_model(family).state_dir
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    shutil.copyfile(policy, state / "policy.toml")
+    shutil.copyfile(root, state / "root.json")
+    pem = state / "identity.pem"
+    identity = Identity.load(pem) if pem.exists() else Identity.create(pem)
+    _replace(config, text)
+    return identity
+
+
+def _read(config: Path) -> str:
+    try:
+        return config.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"no gateway in {config.parent}: {error}") from error
+
+
+def _replace(config: Path, text: str) -> None:
+    """In one step, on disk, with the mode that it had."""
+    part = config.with_suffix(".part")
+    with part.open("w") as file:
+        shutil.copymode(config, part)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(config)
+
+
+def _check_socket_path(path: Path) -> None:
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise SettingError(
+            f"{path.parent} is too long a path for sockets; pass a shorter runtime_dir"
+        )
+
+
+def _lines(values: dict[str, object]) -> str:
+    return "".join(f"{name} = {_toml(value)}\n" for name, value in values.items())
 
 
 def _toml(value: object) -> str:

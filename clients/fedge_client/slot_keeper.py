@@ -2,10 +2,15 @@
 
 The decision which release goes where is the installer's; it arrives here as
 `trial`, `takeover` and `discard`. By itself the keeper only restarts the active
-slot's worker, and falls back to the slot before where that one fails to start three
-times in a row. A worker that ends within `STABLE_S` of serving counts as one that
-failed to start: a model that crashes, or that the system kills for its memory, shows
-itself only then. Standard library alone.
+slot's worker, ends one that hangs, and falls back to the slot before where the active
+one fails several times in a row.
+
+What counts as a failure of the release: its worker does not get to serve, it crashes
+within `STABLE_S` of serving (a model may show only then what is wrong with it), or it
+hangs. A worker that served and was killed from outside says little about its release: an
+operator or a system short of memory killed it. Three such kills must not throw a good
+release away; ten in a row, each within `STABLE_S`, are taken for a release that does not
+fit this machine's memory. Standard library alone.
 """
 
 from __future__ import annotations
@@ -15,11 +20,13 @@ import json
 import logging
 import os
 import signal
-import socket
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from fedge_client.children import STABLE_S, ChildFailedError, Worker, backoff_s
+from fedge_client.sockets import Doors
+from fedge_client.supervisor_settings import ServedModel
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +34,27 @@ SLOTS = ("A", "B")
 START_TIMEOUT_S, SERVE_TIMEOUT_S = 60.0, 10.0
 DRAIN_MARGIN_S = 6.0
 """What a worker may need beyond the draining time, to finish its last answers."""
-FAILURES_BEFORE_FALLBACK = 3
+DRAIN_CONFIRM_S = 2.0
+"""How long a replaced worker may take to stop accepting; a hung one never does."""
+IN_HAND_MARGIN_S = 5.0
+"""From the kill of a hung worker to its end, on a busy machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """When a worker, or its release, is given up.
+
+    Attributes:
+        failures: of the release in a row; then the slot before serves again.
+        kills: from outside in a row, each soon after the worker served; then likewise.
+        ping_every_s: seconds between two pings of the serving worker.
+        deaf_s: a worker that neither answers a ping nor a request for so long hangs.
+    """
+
+    failures: int = 3
+    kills: int = 10
+    ping_every_s: float = 5.0
+    deaf_s: float = 10.0
 
 
 class CommandError(Exception):
@@ -80,33 +107,49 @@ class Active:
 
 
 class SlotKeeper:
-    """Owns the workers.
+    """Owns the workers of one served model.
 
     Args:
         config: the gateway's settings file, for the workers.
-        state_dir: where `active.json` and `logs/` are.
-        listening: the bound socket; workers share it.
+        model: names the workers' model; `active.json` and `logs/` are in its state folder.
+        doors: the bound sockets; workers share them.
         drain_s: how long a replaced worker may wait for its callers' next request.
+        max_batch: rows that a worker may run at once, deaf meanwhile.
+        patience: when to give up.
+        progress: something that changes with each request that a worker answered.
 
     Raises:
         ValueError: `active.json` is damaged.
     """
 
     def __init__(
-        self, config: Path, state_dir: Path, listening: socket.socket, drain_s: float
+        self,
+        config: Path,
+        model: ServedModel,
+        doors: Doors,
+        *,
+        drain_s: float,
+        max_batch: int,
+        patience: Patience,
+        progress: Callable[[Worker], object],
     ) -> None:
-        self._config, self._listening, self._drain_s = config, listening, drain_s
-        self._path, self._logs = state_dir / "active.json", state_dir / "logs"
+        self.model = model
+        self._config, self._doors, self._drain_s = config, doors, drain_s
+        self._max_batch, self._patience, self._progress = max_batch, patience, progress
+        self._path, self.logs = model.state_dir / "active.json", model.state_dir / "logs"
         self.record = Active.read(self._path)
         self.current: Worker | None = None
         self.restarts = 0
+        self.settled = asyncio.Event()
+        """Set once the first attempt to serve ended, or there is nothing to serve."""
         self._trial: Worker | None = None
         self._workers: set[Worker] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._command = asyncio.Lock()
         self._missing = asyncio.Event()
-        self._failures = 0
-        self._serving_since = 0.0
+        self._failures = self._kills = 0
+        self._serving_since = self._answered = 0.0
+        self._moved_to: object = None
         self._stopping = False
 
     @property
@@ -118,13 +161,37 @@ class SlotKeeper:
         """See to it that the active slot's worker serves, for ever."""
         if self.record is not None:
             self._missing.set()
+        else:
+            self.settled.set()
         while True:
             await self._missing.wait()
-            await asyncio.sleep(backoff_s(self._failures))
+            await asyncio.sleep(backoff_s(self._failures + self._kills))
             if self.record is not None and self.current is None:
                 await self._restart(self.record.slot)
+                self.settled.set()
             else:
                 self._missing.clear()
+
+    async def watch(self) -> None:
+        """End the serving worker whenever it hangs, for ever; `keep` starts the next one."""
+        while True:
+            await asyncio.sleep(self._patience.ping_every_s)
+            worker = self.current
+            if worker is None or worker.hung or worker.ended.is_set():
+                continue
+            await self._check(worker)
+
+    @property
+    def in_hand(self) -> bool:
+        """Whether the serving worker answers, or what follows it is under way.
+
+        False means that a worker hangs and was not ended: this process is what is wrong.
+        """
+        worker = self.current
+        if worker is None:
+            return True
+        silent_s = asyncio.get_running_loop().time() - self._answered
+        return silent_s <= self._patience.ping_every_s + self._deaf_s(worker) + IN_HAND_MARGIN_S
 
     async def trial(self, slot: str) -> dict[str, float]:
         """Start a worker beside the active one and answer what its probes measured."""
@@ -143,7 +210,10 @@ class SlotKeeper:
                 raise CommandError("trial-failed", str(error)) from error
 
     async def takeover(self, slot: str) -> None:
-        """Give the socket to the worker on trial; the one before drains and ends."""
+        """Give the socket to the worker on trial; the one before drains and ends.
+
+        When this returns new connections reach the new release alone.
+        """
         async with self._command:
             if self.record is not None and slot == self.record.slot:
                 return
@@ -158,17 +228,18 @@ class SlotKeeper:
             except (ChildFailedError, OSError) as error:
                 # Both may be accepting now; the one that stays is the one on record.
                 self._trial = None
-                self._retire(worker)
+                await self._retire(worker)
                 code = "trial-failed" if isinstance(error, ChildFailedError) else "failed"
                 raise CommandError(code, str(error)) from error
             self._trial = None
-            before, self.current = self.current, worker
-            self._failures, self._serving_since = 0, asyncio.get_running_loop().time()
+            before = self.current
+            self._failures = self._kills = 0
+            self._serves(worker)
             self._missing.clear()
             if worker.ended.is_set():
                 self._on_end(worker)
             if before is not None:
-                self._retire(before)
+                await self._retire(before)
             log.info("slot %s serves", slot)
 
     async def discard(self, slot: str) -> None:
@@ -205,30 +276,68 @@ class SlotKeeper:
                 self._failed()
             return
         if self.current is not None:  # another slot took over meanwhile
-            self._retire(worker)
+            await self._retire(worker)
             return
-        self.current, self._serving_since = worker, asyncio.get_running_loop().time()
+        self._serves(worker)
         log.info("slot %s serves", slot)
         if worker.ended.is_set():
             self._on_end(worker)
 
-    def _failed(self) -> None:
-        """The active slot failed to start once more: try again, or return to the slot before."""
-        self._failures += 1
-        record = self.record
-        if record is None or record.fallback is None or self._failures < FAILURES_BEFORE_FALLBACK:
+    async def _check(self, worker: Worker) -> None:
+        try:
+            await worker.ping(self._deaf_s(worker), lambda: self._moved(worker))
+        except ChildFailedError as error:
+            # One that was replaced meanwhile drains, and need not answer.
+            if worker is self.current and not worker.ended.is_set():
+                log.error("the worker in slot %s hangs (%s), ending it", worker.slot, error)
+                worker.end_as_hung()
+        else:
+            self._has_answered(worker)
+
+    def _serves(self, worker: Worker) -> None:
+        self.current = worker
+        self._serving_since = self._answered = asyncio.get_running_loop().time()
+
+    def _deaf_s(self, worker: Worker) -> float:
+        """How long it may be deaf: one run of a slow model, and then some."""
+        row_us = worker.report["latency_us"] if worker.report else 0.0
+        return self._patience.deaf_s + 1e-6 * row_us * self._max_batch
+
+    def _moved(self, worker: Worker) -> object:
+        moved = self._progress(worker)
+        if moved != self._moved_to:
+            self._moved_to, self._answered = moved, asyncio.get_running_loop().time()
+        return moved
+
+    def _has_answered(self, worker: Worker) -> None:
+        if worker is not self.current:
             return
-        log.error("slot %s failed %d times, falling back", record.slot, self._failures)
+        self._answered = asyncio.get_running_loop().time()
+        if self._answered - self._serving_since >= STABLE_S:
+            self._failures = self._kills = 0
+
+    def _failed(self) -> None:
+        """The active slot's release failed once more."""
+        self._failures += 1
+        if self._failures >= self._patience.failures:
+            self._fall_back()
+
+    def _fall_back(self) -> None:
+        """Return to the slot before, where there is one; else go on trying."""
+        record = self.record
+        if record is None or record.fallback is None:
+            return
+        log.error("slot %s failed again and again, falling back", record.slot)
         try:
             self._remember(Active(record.fallback, None))
         except OSError as error:
             # Serving goes on from the slot that works; what is on disk says so later.
             log.error("cannot write %s: %s", self._path, error)
             self.record = Active(record.fallback, None)
-        self._failures = 0
+        self._failures = self._kills = 0
 
     def _start(self, slot: str) -> Worker:
-        worker = Worker(self._config, slot, self._listening, self._logs)
+        worker = Worker(self._config, self.model.family, slot, self._doors, self.logs)
         self._workers.add(worker)
 
         async def watch() -> None:
@@ -245,15 +354,26 @@ class SlotKeeper:
         if worker is self.current and not self._stopping:
             self.current = None
             self.restarts += 1
-            lived = asyncio.get_running_loop().time() - self._serving_since
-            if lived >= STABLE_S:
-                self._failures = 0
-            else:
-                self._failed()
+            self._count_end(worker)
             self._missing.set()
 
-    def _retire(self, worker: Worker) -> None:
-        worker.drain(self._drain_s)
+    def _count_end(self, worker: Worker) -> None:
+        lived_s = asyncio.get_running_loop().time() - self._serving_since
+        if worker.hung:
+            # Its last answers, not its age, say whether it ever worked: see `_has_answered`.
+            self._failed()
+        elif lived_s >= STABLE_S:
+            self._failures = self._kills = 0
+        elif worker.killed_from_outside:
+            self._kills += 1
+            if self._kills >= self._patience.kills:
+                self._fall_back()
+        else:
+            self._failed()
+
+    async def _retire(self, worker: Worker) -> None:
+        """Let it go; when this returns it takes no new connection."""
+        await worker.drain(self._drain_s, DRAIN_CONFIRM_S)
         self._spawn(asyncio.ensure_future(worker.end(self._drain_s + DRAIN_MARGIN_S)))
 
     async def _end_trial(self) -> None:

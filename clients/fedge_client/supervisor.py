@@ -2,10 +2,11 @@
 
     python -m fedge_client.supervisor gateway.toml
 
-It starts worker, agent and SuperNode; each survives the others, none survives the
-supervisor. The installer tells it over `runtime_dir/supervisor.sock` which slot to
-try and to serve: one JSON object a line, each answered by one. On the standard
-library alone, because it must neither grow nor break. SIGTERM and SIGINT end
+It starts a worker for each served model, the agent and SuperNode; each survives the others,
+none survives the supervisor. The installer tells it over `runtime_dir/supervisor.sock` which
+slot to try and to serve; `ops` shows on loopback how everything is. Under systemd it takes
+the inference socket from a socket unit, says when it is ready, and feeds the watchdog. On
+the standard library alone, because it must neither grow nor break. SIGTERM and SIGINT end
 everything; what is being answered is answered first.
 """
 
@@ -21,197 +22,244 @@ import os
 import signal
 import socket
 import sys
-import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Awaitable, Iterable, Mapping
 from pathlib import Path
 
 from fedge.errors import FedgeError, SettingError, StateError
-from fedge_client.children import Companion, python
-from fedge_client.slot_keeper import SLOTS, CommandError, SlotKeeper
+from fedge.logs import log_to_stderr
+from fedge_client.children import Companion
+from fedge_client.control_port import ControlPort
+from fedge_client.facts import GatewayFacts, counters
+from fedge_client.logfiles import rotate
+from fedge_client.metrics import CONTENT_TYPE, exposition
+from fedge_client.notify import Notifier
+from fedge_client.ops import OpsListener, Page
+from fedge_client.slot_keeper import SLOTS, CommandError, Patience, SlotKeeper
+from fedge_client.sockets import Doors, bind, bind_local, inherited
+from fedge_client.supervisor_settings import ServedModel, SupervisorSettings
 
 log = logging.getLogger(__name__)
 
 STOP_GRACE_S = 6.0
-MAX_LINE_BYTES = 4096
-OPTIONAL = ("host", "port", "superlink", "train", "drain_s")
-
-
-@dataclass(frozen=True, slots=True)
-class SupervisorSettings:
-    """What the supervisor needs of `gateway.toml`; `fedge.config` checks all of it."""
-
-    config: Path
-    state_dir: Path
-    runtime_dir: Path
-    host: str = "127.0.0.1"
-    port: int = 8080
-    superlink: str = ""
-    train: bool = True
-    drain_s: float = 10.0
-
-    @classmethod
-    def load(cls, config: Path) -> SupervisorSettings:
-        """Read the file; relative paths start at its folder.
-
-        Raises:
-            SettingError: it cannot be read, or a setting that is needed is missing.
-        """
-        config = config.resolve()
-        try:
-            values = tomllib.loads(config.read_text())
-            state_dir, runtime_dir = values["state_dir"], values["runtime_dir"]
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-            raise SettingError(f"cannot read settings {config}: {error}") from error
-        except KeyError as error:
-            raise SettingError(f"{config}: {error} is missing") from error
-        others = {name: values[name] for name in OPTIONAL if name in values}
-        folder = config.parent
-        return cls(config, folder / state_dir, folder / runtime_dir, **others)
-
-    @property
-    def companions(self) -> dict[str, list[str]]:
-        """The commands that run beside the worker, by name."""
-        config = ("--config", str(self.config))
-        commands = {"agent": python("fedge_client.agent", *config)}
-        if self.superlink and self.train:
-            commands["supernode"] = python("fedge_client.supernode", *config)
-        return commands
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """The inference socket, bound; the first worker makes it listen.
-
-    Until then a caller is refused at once, instead of waiting for a model that is not there.
-
-    Raises:
-        SettingError: the address is taken or not ours.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listening.bind((host, port))
-    except OSError as error:
-        listening.close()
-        raise SettingError(f"cannot serve on {host}:{port}: {error}") from error
-    return listening
+ROTATE_EVERY_S = 30.0
+STATUS_EVERY_S = 1.0
 
 
 class Supervisor:
     """One gateway's processes.
 
     Args:
-        companions: commands to keep running beside the worker, by name.
+        companions: commands to keep running beside the workers, by name.
+        listening: the inference socket where somebody else bound it.
+        notifier: the line to the service manager.
+        patience: when a worker or a release is given up.
 
     Raises:
-        SettingError: the inference address is not to be had.
+        SettingError: an address is not to be had, or a model's state folder is missing.
         StateError: another supervisor runs on this state directory, or it is damaged.
     """
 
     def __init__(
-        self, settings: SupervisorSettings, companions: Mapping[str, list[str]] | None = None
+        self,
+        settings: SupervisorSettings,
+        companions: Mapping[str, list[str]] | None = None,
+        *,
+        listening: socket.socket | None = None,
+        notifier: Notifier | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._notifier = settings, notifier or Notifier()
         self._lock = _own(settings.state_dir)
         try:
             settings.runtime_dir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise SettingError(f"cannot use runtime_dir: {error}") from error
-        self._listening = bind(settings.host, settings.port)
+        self._listening = listening or bind(settings.host, settings.port)
         self.port: int = self._listening.getsockname()[1]
-        try:
-            self._keeper = SlotKeeper(
-                settings.config, settings.state_dir, self._listening, settings.drain_s
-            )
-        except ValueError as error:
-            raise StateError(str(error)) from error
-        logs = settings.state_dir / "logs"
+        self._local: dict[Path, socket.socket] = {}
+        self._keepers = {
+            model.family: self._keeper(model, patience or Patience()) for model in settings.served
+        }
         commands = settings.companions if companions is None else companions
+        logs = settings.state_dir / "logs"
         self._companions = [Companion(name, command, logs) for name, command in commands.items()]
+        self._control = ControlPort(settings.runtime_dir / "supervisor.sock", self._obey)
+        self._facts = GatewayFacts(
+            settings.runtime_dir, list(self._keepers.values()), self._companions, time.time()
+        )
+        self._ops: OpsListener | None = None
+        if settings.ops_port >= 0:
+            pages = {"/status": self._status_page, "/metrics": self._metrics_page}
+            self._ops = OpsListener(pages, settings.ops_port)
 
     async def run(self) -> None:
         """Keep everything alive until SIGTERM or SIGINT."""
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        server = await self._open_control()
-        _write_port(self._settings.runtime_dir / "port", self.port)
-        log.info("inference port %d, active slot %s", self.port, self._keeper.record)
-        keepers = [asyncio.ensure_future(c.keep()) for c in self._companions]
-        keepers.append(asyncio.ensure_future(self._keeper.keep()))
+        await self._open()
+        keepers = self._keepers.values()
+        log.info("port %d, slots %s", self.port, [keeper.record for keeper in keepers])
+        endless: list[Awaitable[None]] = [keeper.keep() for keeper in keepers]
+        endless += [keeper.watch() for keeper in keepers]
+        endless += [self._keep_later(companion) for companion in self._companions]
+        endless += [self._rotate_logs(), self._report(), self._feed_watchdog()]
+        tasks = [asyncio.ensure_future(work) for work in endless]
         stopped = asyncio.ensure_future(stop.wait())
-        done, _ = await asyncio.wait([stopped, *keepers], return_when=asyncio.FIRST_COMPLETED)
-        for task in (*keepers, stopped):
+        done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        self._notifier.stopping()
+        for task in (*tasks, stopped):
             task.cancel()
-        server.close()
-        await asyncio.gather(
-            self._keeper.stop(STOP_GRACE_S), *(c.stop(STOP_GRACE_S) for c in self._companions)
-        )
-        self._listening.close()
-        # A keeper ends only by a bug; then everything ends, and this says why.
+        await self._close()
+        # An endless task ends only by a bug; then everything ends, and this says why.
         for task in done - {stopped}:
             task.result()
 
-    def status(self) -> dict[str, object]:
-        """Public facts about the processes."""
-        record, worker = self._keeper.record, self._keeper.current
+    def status(self, family: str) -> dict[str, object]:
+        """Public facts about the processes of one model."""
+        keeper = self._keepers[family]
+        record, worker = keeper.record, keeper.current
         facts: dict[str, object] = {
+            "model": family,
+            "models": list(self._keepers),
             "slot": record.slot if record else None,
             "fallback": record.fallback if record else None,
-            "trial": self._keeper.trial_slot,
+            "trial": keeper.trial_slot,
             "port": self.port,
+            "ops_port": self._ops.port if self._ops else -1,
             "worker_pid": worker.pid if worker else None,
-            "worker_restarts": self._keeper.restarts,
+            "worker_restarts": keeper.restarts,
         }
         for companion in self._companions:
-            child = companion.child
-            alive = child is not None and not child.ended.is_set()
-            facts[f"{companion.name}_pid"] = child.pid if child and alive else None
+            facts[f"{companion.name}_pid"] = companion.pid
             facts[f"{companion.name}_restarts"] = companion.restarts
         return facts
 
-    async def _open_control(self) -> asyncio.AbstractServer:
-        path = self._settings.runtime_dir / "supervisor.sock"
-        path.unlink(missing_ok=True)  # left by a killed supervisor; the lock says it is gone
-        mask = os.umask(0o177)
+    def _keeper(self, model: ServedModel, patience: Patience) -> SlotKeeper:
+        settings = self._settings
+        if not model.state_dir.is_dir():
+            raise SettingError(
+                f"model {model.family} has no state folder {model.state_dir}; "
+                "`fedge gateway add-model` makes it"
+            )
+        local = None
+        if settings.models:
+            path = settings.runtime_dir / f"model-{model.family}.sock"
+            local = self._local[path] = bind_local(path)
         try:
-            return await asyncio.start_unix_server(self._converse, path, limit=MAX_LINE_BYTES)
-        except OSError as error:  # a path longer than 107 bytes, most of all
-            raise SettingError(f"cannot open the control socket {path}: {error}") from error
-        finally:
-            os.umask(mask)
+            return SlotKeeper(
+                settings.config,
+                model,
+                Doors(self._listening, local),
+                drain_s=settings.drain_s,
+                max_batch=settings.max_batch,
+                patience=patience,
+                progress=lambda worker: counters(settings.runtime_dir, model.family, worker).get(
+                    "requests"
+                ),
+            )
+        except ValueError as error:
+            raise StateError(str(error)) from error
 
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while line := await reader.readline():
-                writer.write(json.dumps(await self._answer(line)).encode() + b"\n")
-                await writer.drain()
-        writer.close()
+    async def _open(self) -> None:
+        runtime_dir = self._settings.runtime_dir
+        if self._ops is not None:
+            await self._ops.open()
+            self._facts.ops_port = self._ops.port
+            _write_port(runtime_dir / "ops_port", self._ops.port)
+        self._facts.port = self.port
+        _write_port(runtime_dir / "port", self.port)
+        await self._control.open()
 
-    async def _answer(self, line: bytes) -> dict[str, object]:
-        try:
-            request = json.loads(line)
-            command, slot = request["command"], request.get("slot")
-        except (ValueError, KeyError, TypeError, AttributeError):
-            return {"ok": False, "code": "misuse", "detail": "not a command"}
-        try:
-            if command == "status":
-                return {"ok": True, **self.status()}
-            if slot not in SLOTS:
-                raise CommandError("misuse", f"no slot {slot!r}")
-            if command == "trial":
-                return {"ok": True, **await self._keeper.trial(slot)}
-            if command == "takeover":
-                await self._keeper.takeover(slot)
-            elif command == "discard":
-                await self._keeper.discard(slot)
-            else:
-                raise CommandError("misuse", f"no command {command!r}")
-        except CommandError as error:
-            log.warning("%s %s: %s", command, slot, error)
-            return {"ok": False, "code": error.code, "detail": error.detail}
-        return {"ok": True}
+    async def _close(self) -> None:
+        self._control.close()
+        if self._ops is not None:
+            self._ops.close()
+        await asyncio.gather(
+            *(keeper.stop(STOP_GRACE_S) for keeper in self._keepers.values()),
+            *(companion.stop(STOP_GRACE_S) for companion in self._companions),
+        )
+        for listening in (self._listening, *self._local.values()):
+            listening.close()
+        runtime_dir = self._settings.runtime_dir
+        for path in (runtime_dir / "port", runtime_dir / "ops_port", *self._local):
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    async def _keep_later(self, companion: Companion) -> None:
+        """Serving comes first: a companion starts when the workers had the machine's cores."""
+        await _all_settled(self._keepers.values())
+        await companion.keep()
+
+    async def _rotate_logs(self) -> None:
+        while True:
+            await asyncio.sleep(ROTATE_EVERY_S)
+            for keeper in self._keepers.values():  # the first one's folder holds the others' too
+                rotate(keeper.logs)
+
+    async def _report(self) -> None:
+        """Tell the service manager that start-up is over, then how it goes on."""
+        # Also where a release does not start: the agent, which may install a better one,
+        # must not be ended for it by a start-up limit.
+        await _all_settled(self._keepers.values())
+        self._notifier.ready()
+        while True:
+            self._notifier.status("; ".join(map(_in_words, self._keepers.values())))
+            await asyncio.sleep(STATUS_EVERY_S)
+
+    async def _feed_watchdog(self) -> None:
+        """A sign of life at half the time that is left, while nothing hangs for good."""
+        if self._notifier.watchdog_s is None:
+            await asyncio.Event().wait()
+            return
+        while True:
+            if all(keeper.in_hand for keeper in self._keepers.values()):
+                self._notifier.alive()
+            await asyncio.sleep(self._notifier.watchdog_s / 2)
+
+    async def _status_page(self) -> Page:
+        return Page("application/json", json.dumps(await self._facts.gather()).encode())
+
+    async def _metrics_page(self) -> Page:
+        return Page(CONTENT_TYPE, exposition(await self._facts.gather()).encode())
+
+    async def _obey(self, request: dict[str, object]) -> dict[str, object]:
+        """Carry out one command of the control socket."""
+        command, slot = request["command"], request.get("slot")
+        family = request.get("model", self._settings.family)
+        if not isinstance(family, str) or family not in self._keepers:
+            raise CommandError("misuse", f"no model {family!r} is served here")
+        keeper = self._keepers[family]
+        if command == "status":
+            return self.status(family)
+        if command == "facts":
+            return await self._facts.gather()
+        if not isinstance(slot, str) or slot not in SLOTS:
+            raise CommandError("misuse", f"no slot {slot!r}")
+        if command == "trial":
+            return {**await keeper.trial(slot)}
+        if command == "takeover":
+            await keeper.takeover(slot)
+        elif command == "discard":
+            await keeper.discard(slot)
+        else:
+            raise CommandError("misuse", f"no command {command!r}")
+        return {}
+
+
+async def _all_settled(keepers: Iterable[SlotKeeper]) -> None:
+    for keeper in keepers:
+        await keeper.settled.wait()
+
+
+def _in_words(keeper: SlotKeeper) -> str:
+    family = keeper.model.family
+    if keeper.record is None:
+        return f"{family}: no release is installed yet"
+    if keeper.current is None:
+        return f"{family}: slot {keeper.record.slot} does not serve"
+    return f"{family}: slot {keeper.record.slot} serves"
 
 
 def _own(state_dir: Path) -> object:
@@ -238,11 +286,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="fedge_client.supervisor")
     parser.add_argument("config", type=Path)
     args = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     try:
-        asyncio.run(Supervisor(SupervisorSettings.load(args.config)).run())
+        settings = SupervisorSettings.load(args.config)
+        log_to_stderr("supervisor", settings.log_format)
+        notifier, listening = Notifier.from_environment(os.environ), inherited(os.environ)
+        asyncio.run(Supervisor(settings, listening=listening, notifier=notifier).run())
     except FedgeError as error:
         print(f"fedge supervisor: {error}", file=sys.stderr)
         return 1

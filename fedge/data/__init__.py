@@ -1,1 +1,1 @@
-"""Data on disk: a gateway's own records in blocks, and tables that a user brings."""
+"""Data on disk: a gateway's own records in blocks, who they are about, and users' tables."""

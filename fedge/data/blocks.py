@@ -2,35 +2,46 @@
 
 Rows never leave the host. A part is written once, all or nothing, and the state file
 names it: a part that it does not name is left over from a kill and is removed at the
-next start. Labels arrive later, by slot, and live in the state file. Which windows may
-be read, and what that costs, is decided elsewhere.
+next start. Labels arrive later, by slot, and live in the state file. Only rows that may
+be kept are given here; which windows may be read, and what that costs, is decided
+elsewhere.
 """
 
 from __future__ import annotations
 
-import math
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from fedge.data.parts import encode_part, read_part, write_part
+from fedge.data.parts import (
+    Bytes,
+    DamagedPartError,
+    Floats,
+    Integers,
+    Numbers,
+    Rows,
+    column,
+    encode_part,
+    read_part,
+    remove_files,
+    vectors,
+    write_part,
+)
+from fedge.data.removal import QUARANTINE, Erased, Removal
+from fedge.data.subjects import PSEUDONYM_BYTES
+from fedge.data.window_table import Part, WindowTable
 from fedge.errors import StateError, TaskError
 from fedge.records import sha256_hex
 from fedge.statefile import StateFile
 
-Integers = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float32]
+__all__ = ["BlockStore", "Erased", "LabelledRecords"]
 
-_SCHEMA = (
-    "CREATE TABLE IF NOT EXISTS block_windows (window INTEGER PRIMARY KEY,"
-    " block INTEGER NOT NULL, first_slot INTEGER, last_slot INTEGER, rows INTEGER NOT NULL,"
-    " width INTEGER NOT NULL, part TEXT NOT NULL)",
-    "CREATE INDEX IF NOT EXISTS block_windows_by_slot ON block_windows (first_slot)",
-    "CREATE TABLE IF NOT EXISTS block_labels (slot INTEGER PRIMARY KEY, label INTEGER NOT NULL)",
-)
-_COLUMNS = "window, block, first_slot, last_slot, rows, part"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +51,14 @@ class LabelledRecords:
     Attributes:
         slots: int64 [n], strictly increasing arrival slots.
         blocks: int64 [n], the data block of each.
-        inputs: float32 [n, D], the flattened model input, as it was served.
+        inputs: [n, D], the flattened model input as it was served, in its own type.
         labels: int64 [n], class indices that were fed back.
         predictions: int64 [n], class indices that were served.
     """
 
     slots: Integers
     blocks: Integers
-    inputs: Floats
+    inputs: Numbers
     labels: Integers
     predictions: Integers
 
@@ -55,235 +66,251 @@ class LabelledRecords:
         return len(self.slots)
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One stored window; the slots are None if it has no rows."""
-
-    window: int
-    block: int
-    first_slot: int | None
-    last_slot: int | None
-    rows: int
-    name: str
-
-
-class BlockStore:
+class BlockStore(Removal):
     """Records on the gateway's own disk.
 
     Args:
         folder: made if missing, readable by its owner only.
         state: the gateway's one file of truth; knows every part and label.
+        clock: seconds since the epoch; asked where a caller does not know when rows arrived.
 
     Raises:
         StateError: the folder cannot be used.
     """
 
-    def __init__(self, folder: Path, state: StateFile) -> None:
-        self._folder, self._state = folder, state
+    def __init__(
+        self, folder: Path, state: StateFile, clock: Callable[[], float] = time.time
+    ) -> None:
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise StateError(f"cannot make the block store {folder}: {error}") from error
-        state.ensure(*_SCHEMA)
-        self._remove_leftovers()
+        super().__init__(folder, state, WindowTable(state))
+        self._clock = clock
+        self._adopt_older_parts()
+        self.remove_leftovers()
+        self._check_sizes()
 
     def write_window(
         self,
         block: int,
         window: int,
         slots: Integers,
-        inputs: Floats,
+        inputs: Numbers,
         features: Floats,
-        predictions: Integers,
+        predictions: Numbers,
+        subjects: Bytes | None = None,
+        *,
+        arrived: float | None = None,
     ) -> None:
         """Keep the rows of a closed window; on disk when it returns.
 
         Windows are written in order. The same call again changes nothing; other rows for the
         newest window replace it, because a window that was cut again after a power failure was
-        never made final.
+        never made final. Rows that were erased before stay away.
 
         Args:
             block, window: the block and the number of the window.
             slots: int64 [n], strictly increasing and after all earlier windows; n may be 0.
-            inputs: float32 [n, ...] as served. features: float32 [n, F], NaN for missing.
+            inputs: [n, ...] as served, numbers or booleans; no values per row if they have no
+                fixed size. features: float32 [n, F], NaN for missing.
             predictions: int [n], class indices.
+            subjects: uint8 [n, 16], pseudonyms; None: about nobody.
+            arrived: when the newest row arrived, seconds since the epoch; None: just now.
 
         Raises:
             TaskError: shapes or types do not fit each other.
             StateError: it would change an older window or take over another window's slots, or
                 the disk refused.
         """
-        data = encode_part(slots, inputs, features, predictions)
-        name = f"{block}/{window:012d}-{sha256_hex(data)[:16]}.parquet"
-        with self._state.transaction() as db:
-            if not self._must_write(window, name, slots):
+        if subjects is None:
+            subjects = np.zeros((len(slots), PSEUDONYM_BYTES), dtype=np.uint8)
+        given = Rows(slots, inputs, features, predictions, subjects)
+        with self._state.transaction():
+            erased = self._table.erased(slots)
+            rows = given.where(~erased) if erased.any() else given
+            data = encode_part(rows)
+            name = f"{block}/{window:012d}-{sha256_hex(data)[:16]}.parquet"
+            old = self._table.part(window)
+            if old is not None and old.name == name:
                 return
+            self._check_order(window, slots)
             write_part(self._folder / name, data)
-            old = self._part(window)
-            if old is not None and old.first_slot is not None:
-                db.execute(
-                    "DELETE FROM block_labels WHERE slot BETWEEN ? AND ?",
-                    (old.first_slot, old.last_slot),
+            if old is not None:
+                self._table.forget_labels_of(old)
+            self._table.put(
+                Part(
+                    window=window,
+                    block=block,
+                    first_slot=int(slots[0]) if len(slots) else None,
+                    last_slot=int(slots[-1]) if len(slots) else None,
+                    rows=len(rows),
+                    width=rows.width,
+                    name=name,
+                    dtype=rows.inputs.dtype.str,
+                    arrived=self._clock() if arrived is None else arrived,
+                    bytes=len(data),
                 )
-            db.execute(
-                "INSERT OR REPLACE INTO block_windows VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (
-                    window,
-                    block,
-                    int(slots[0]) if len(slots) else None,
-                    int(slots[-1]) if len(slots) else None,
-                    len(slots),
-                    math.prod(inputs.shape[1:]),
-                    name,
-                ),
             )
 
     def add_labels(self, slots: Integers, labels: Integers) -> int:
         """Join labels (class indices) to stored records; on disk when it returns.
 
         A record keeps its first label; the same again changes nothing. A label for a slot that
-        no stored window holds, or below 0, is refused: it is not stored.
+        no stored window holds, erased ones included, or below 0, is refused: it is not stored.
 
         Returns:
             how many of `slots` now have a label, stored by this or an earlier call.
         """
         if np.shape(slots) != np.shape(labels) or np.ndim(slots) != 1:
             raise TaskError(f"{np.shape(slots)} slots and {np.shape(labels)} labels do not fit")
-        known = self._known(slots) & (np.asarray(labels) >= 0)
-        pairs = [(int(s), int(c)) for s, c in zip(slots[known], labels[known], strict=True)]
-        with self._state.transaction() as db:
-            db.executemany("INSERT OR IGNORE INTO block_labels VALUES (?, ?)", pairs)
+        with self._state.transaction():
+            known = self._known(slots) & (np.asarray(labels) >= 0)
+            pairs = [(int(s), int(c)) for s, c in zip(slots[known], labels[known], strict=True)]
+            self._table.add_labels(pairs)
         return len(pairs)
 
     def labelled(self, first_window: int, last_window: int, limit: int) -> LabelledRecords:
         """The first `limit` labelled records of windows `first_window` to `last_window`.
 
+        A window whose part is damaged is put apart, and holds none from then on.
+
         Raises:
-            StateError: a part cannot be read.
+            StateError: the disk refused.
         """
         found: list[LabelledRecords] = []
         left = limit
-        for part in self._parts(first_window, last_window):
-            if left <= 0:
-                break
-            labels = self._labels_of(part, left)
-            if len(labels):
-                found.append(self._join(part, labels))
+        # Nobody erases while this reads.
+        with self._state.transaction():
+            for part in self._table.parts(first_window, last_window):
+                if left <= 0:
+                    break
+                labels = self._table.labels_of(part, left)
+                if not len(labels):
+                    continue
+                try:
+                    found.append(self._join(part, labels))
+                except DamagedPartError as error:
+                    self.put_apart(part, error)
+                    continue
                 left -= len(labels)
-        width = found[0].inputs.shape[1] if found else self._width()
+            width, dtype = self._shape(found)
         empty = np.empty(0, dtype=np.int64)
         return LabelledRecords(
             slots=np.concatenate([empty, *(r.slots for r in found)]),
             blocks=np.concatenate([empty, *(r.blocks for r in found)]),
-            inputs=np.concatenate(
-                [np.empty((0, width), dtype=np.float32), *(r.inputs for r in found)]
-            ),
+            inputs=np.concatenate([np.empty((0, width), dtype), *(r.inputs for r in found)]),
             labels=np.concatenate([empty, *(r.labels for r in found)]),
             predictions=np.concatenate([empty, *(r.predictions for r in found)]),
         )
 
     def blocks_of(self, first_window: int, last_window: int) -> tuple[int, ...]:
         """The blocks that hold the stored ones among these windows, in order."""
-        return tuple(sorted({part.block for part in self._parts(first_window, last_window)}))
+        return tuple(sorted({part.block for part in self._table.parts(first_window, last_window)}))
 
     def window_of(self, slot: int) -> int | None:
         """The stored window whose first and last row enclose `slot`; None if there is none."""
-        part = self._part_at(slot)
+        part = self._table.part_at(slot)
         return None if part is None else part.window
 
-    # --- the state file -----------------------------------------------------------------
+    def erased(self, slots: Integers) -> npt.NDArray[np.bool_]:
+        """Which of `slots` were erased: whatever brings them back, they count for nothing."""
+        return self._table.erased(slots)
 
-    def _must_write(self, window: int, name: str, slots: Integers) -> bool:
-        old = self._part(window)
-        if old is not None and old.name == name:
-            return False
-        ((newest,),) = self._state.rows("SELECT MAX(window) FROM block_windows")
-        if isinstance(newest, int) and newest > window:
+    # --- reading ------------------------------------------------------------------------
+
+    def _check_order(self, window: int, slots: Integers) -> None:
+        newest = self._table.newest_window()
+        if newest is not None and newest > window:
             raise StateError(f"window {window} cannot be written after window {newest}")
-        ((last,),) = self._state.rows(
-            "SELECT MAX(last_slot) FROM block_windows WHERE window < ?", window
-        )
-        if len(slots) and isinstance(last, int) and slots[0] <= last:
+        last = self._table.last_slot_before(window)
+        if len(slots) and last is not None and slots[0] <= last:
             raise StateError(f"window {window} begins at slot {slots[0]}, {last} is taken")
-        return True
-
-    def _part(self, window: int) -> _Part | None:
-        return next(iter(self._parts(window, window)), None)
-
-    def _parts(self, first_window: int, last_window: int) -> list[_Part]:
-        rows = self._state.rows(
-            f"SELECT {_COLUMNS} FROM block_windows WHERE window BETWEEN ? AND ? ORDER BY window",
-            first_window,
-            last_window,
-        )
-        return [_Part(*row) for row in rows]
-
-    def _part_at(self, slot: int) -> _Part | None:
-        rows = self._state.rows(
-            f"SELECT {_COLUMNS} FROM block_windows WHERE first_slot <= ?"
-            " ORDER BY first_slot DESC LIMIT 1",
-            int(slot),
-        )
-        part = _Part(*rows[0]) if rows else None
-        if part is None or part.last_slot is None or slot > part.last_slot:
-            return None
-        return part
 
     def _known(self, slots: Integers) -> npt.NDArray[np.bool_]:
         """Which slots are rows of a stored window."""
         known = np.zeros(len(slots), dtype=np.bool_)
         parts: dict[int, Integers] = {}
         for index, slot in enumerate(slots.tolist()):
-            part = self._part_at(slot)
+            part = self._table.part_at(slot)
             if part is None:
                 continue
             if part.window not in parts:
-                parts[part.window] = self._slots(part)
+                try:
+                    parts[part.window] = self._slots(part)
+                except DamagedPartError as error:
+                    self.put_apart(part, error)
+                    continue
             rows = parts[part.window]
             at = int(np.searchsorted(rows, slot))
             known[index] = at < len(rows) and rows[at] == slot
         return known
 
-    def _labels_of(self, part: _Part, limit: int) -> Integers:
-        """The first labels of a window, int64 [n, 2]: slot and label, in slot order."""
-        rows = self._state.rows(
-            "SELECT slot, label FROM block_labels WHERE slot BETWEEN ? AND ? ORDER BY slot LIMIT ?",
-            part.first_slot,
-            part.last_slot,
-            limit,
-        )
-        return np.array(rows, dtype=np.int64).reshape(-1, 2)
-
-    def _width(self) -> int:
-        rows = self._state.rows("SELECT width FROM block_windows ORDER BY window DESC LIMIT 1")
-        return rows[0][0] if rows else 0
-
-    # --- files --------------------------------------------------------------------------
-
-    def _slots(self, part: _Part) -> Integers:
+    def _slots(self, part: Part) -> Integers:
         if part.first_slot is None or part.last_slot is None:
             return np.empty(0, dtype=np.int64)
         if part.last_slot - part.first_slot + 1 == part.rows:
             return np.arange(part.first_slot, part.last_slot + 1, dtype=np.int64)
-        slots: Integers = read_part(self._folder / part.name, "slot")["slot"].to_numpy()
-        return slots
+        return column(read_part(self._folder / part.name, part.rows, "slot"), "slot")
 
-    def _join(self, part: _Part, labels: Integers) -> LabelledRecords:
+    def _join(self, part: Part, labels: Integers) -> LabelledRecords:
         """The rows of `part` that `labels` (int64 [n, 2]: slot and label) name."""
-        at = np.searchsorted(self._slots(part), labels[:, 0])
-        table = read_part(self._folder / part.name, "input", "prediction")
-        inputs = table["input"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+        names = ("slot", "input", "prediction")
+        table = read_part(self._folder / part.name, part.rows, *names)
+        at = np.searchsorted(column(table, "slot"), labels[:, 0])
+        has_inputs = "input" in table.schema.names
+        empty = np.empty((part.rows, 0), np.dtype(part.dtype))
         return LabelledRecords(
             slots=labels[:, 0],
             blocks=np.full(len(labels), part.block, dtype=np.int64),
-            inputs=inputs.reshape(part.rows, -1)[at],
+            inputs=(vectors(table, "input") if has_inputs else empty)[at],
             labels=labels[:, 1],
-            predictions=table["prediction"].to_numpy()[at],
+            predictions=column(table, "prediction")[at],
         )
 
-    def _remove_leftovers(self) -> None:
-        """A kill may leave parts that no row names; they hold records, so they go."""
-        named = {str(name) for (name,) in self._state.rows("SELECT part FROM block_windows")}
-        for path in self._folder.glob("*/*"):
-            if path.relative_to(self._folder).as_posix() not in named:
-                path.unlink(missing_ok=True)
+    def _shape(self, found: list[LabelledRecords]) -> tuple[int, np.dtype[np.generic]]:
+        """Width and type of inputs: those found, else the newest window's."""
+        if found:
+            return found[0].inputs.shape[1], found[0].inputs.dtype
+        newest = self._table.newest_window()
+        part = None if newest is None else self._table.part(newest)
+        return (0, np.dtype(np.float32)) if part is None else (part.width, np.dtype(part.dtype))
+
+    # --- starting -----------------------------------------------------------------------
+
+    def _adopt_older_parts(self) -> None:
+        """Note what the first version did not: when rows arrived at the latest, and sizes."""
+        with self._state.transaction() as db:
+            for part in self._table.parts():
+                if part.bytes is not None and part.arrived is not None:
+                    continue
+                try:
+                    facts = (self._folder / part.name).stat()
+                except FileNotFoundError:
+                    facts = None
+                written = self._clock() if facts is None else facts.st_mtime
+                size = 0 if facts is None else facts.st_size
+                db.execute(
+                    "UPDATE block_windows SET arrived = ?, bytes = ? WHERE window = ?",
+                    (written, size, part.window),
+                )
+
+    def _check_sizes(self) -> None:
+        """Parts that are gone or cut short are known before anything relies on them."""
+        for part in self._table.parts():
+            path = self._folder / part.name
+            size = path.stat().st_size if path.exists() else None
+            if size != part.bytes:
+                self.put_apart(part, DamagedPartError(f"{path} has {size} bytes, not {part.bytes}"))
+
+    def remove_leftovers(self) -> None:
+        """Delete files that no row names: a kill or a full disk left them, and they hold records.
+
+        Raises:
+            StateError: the disk refused.
+        """
+        with self._state.transaction():
+            named = self._table.names()
+            named |= {f"{QUARANTINE}/{name}" for name, _ in self._table.apart()}
+            found = [path for path in self._folder.glob("*/*") if path.is_file()]
+            remove_files(p for p in found if p.relative_to(self._folder).as_posix() not in named)

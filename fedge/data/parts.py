@@ -1,101 +1,231 @@
 """One window's rows as one Parquet file, written all or nothing.
 
-Which windows there are, and which part belongs to which, is the block store's part.
+The same rows give the same bytes, and every page carries a checksum. Which windows there
+are, and which part belongs to which, is the block store's part.
 """
 
 from __future__ import annotations
 
+import errno
 import math
-import os
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fedge.data.subjects import PSEUDONYM_BYTES
+from fedge.durable import sync_folder, write_file
 from fedge.errors import StateError, TaskError
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
+Numbers = npt.NDArray[Any]
+"""Of any type that a tensor of a request may have."""
+Bytes = npt.NDArray[np.uint8]
 
 
-def encode_part(slots: Integers, inputs: Floats, features: Floats, predictions: Integers) -> bytes:
-    """The Parquet bytes of a window's rows; the same rows give the same bytes.
+class DamagedPartError(StateError):
+    """A part is missing or its bytes are not those that were written; its rows are lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows of one window.
+
+    Attributes:
+        slots: int64 [n], strictly increasing arrival slots.
+        inputs: [n, ...] in the type of the model's input; no values per row where they are not
+            kept.
+        features: float32 [n, F], NaN for missing.
+        predictions: int [n], class indices.
+        subjects: uint8 [n, 16], pseudonyms.
 
     Raises:
-        TaskError: shapes or types do not fit each other; see `BlockStore.write_window`.
+        TaskError: shapes or types do not fit each other.
     """
-    rows = len(slots)
-    if slots.dtype != np.int64 or slots.ndim != 1 or (np.diff(slots) <= 0).any():
-        raise TaskError("slots must be one-dimensional int64 and strictly increasing")
-    for name, array in (("inputs", inputs), ("features", features)):
-        if array.dtype != np.float32 or array.ndim < 2 or len(array) != rows:
-            raise TaskError(
-                f"{name} must be float32 [{rows}, ...], not {array.dtype} {array.shape}"
-            )
-    if predictions.dtype.kind != "i" or predictions.shape != (rows,):
-        raise TaskError(
-            f"predictions must be integers [{rows}], not {predictions.dtype} {predictions.shape}"
+
+    slots: Integers
+    inputs: Numbers
+    features: Floats
+    predictions: Numbers
+    subjects: Bytes
+
+    def __post_init__(self) -> None:
+        slots, rows = self.slots, len(self.slots)
+        if slots.dtype != np.int64 or slots.ndim != 1 or (np.diff(slots) <= 0).any():
+            raise TaskError("slots must be one-dimensional int64 and strictly increasing")
+        for name, array, kinds, dimensions in (
+            ("inputs", self.inputs, "biuf", None),
+            ("features", self.features, "f", 2),
+            ("predictions", self.predictions, "i", 1),
+            ("subjects", self.subjects, "u", 2),
+        ):
+            fits = array.dtype.kind in kinds and len(array) == rows
+            if not fits or (array.ndim != dimensions if dimensions else array.ndim < 2):
+                raise TaskError(f"{name} do not fit {rows} rows: {array.dtype} {array.shape}")
+        if self.features.dtype != np.float32:
+            raise TaskError(f"features must be float32, not {self.features.dtype}")
+        if self.subjects.dtype != np.uint8 or self.subjects.shape[1] != PSEUDONYM_BYTES:
+            raise TaskError(f"subjects must be uint8 [{rows}, {PSEUDONYM_BYTES}]")
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def width(self) -> int:
+        """Input values of one row."""
+        return math.prod(self.inputs.shape[1:])
+
+    def where(self, chosen: npt.NDArray[np.bool_]) -> Rows:
+        """Only the chosen rows."""
+        return Rows(
+            self.slots[chosen],
+            self.inputs[chosen],
+            self.features[chosen],
+            self.predictions[chosen],
+            self.subjects[chosen],
         )
-    table = pa.table(
-        {
-            "slot": pa.array(slots),
-            "input": _vectors(inputs),
-            "feature": _vectors(features),
-            "prediction": pa.array(predictions.astype(np.int64)),
-        }
+
+
+def encode_part(rows: Rows) -> bytes:
+    """The Parquet bytes of a window's rows."""
+    columns = {"slot": pa.array(rows.slots)}
+    if rows.width:
+        columns["input"] = _vectors(rows.inputs)
+    if rows.features.shape[1]:
+        columns["feature"] = _vectors(rows.features)
+    columns["prediction"] = pa.array(rows.predictions.astype(np.int64))
+    columns["subject"] = pa.FixedSizeBinaryArray.from_buffers(
+        pa.binary(PSEUDONYM_BYTES), len(rows), [None, pa.py_buffer(rows.subjects.tobytes())]
     )
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, use_dictionary=False, write_statistics=False)
+    pq.write_table(
+        pa.table(columns),
+        sink,
+        use_dictionary=False,
+        write_statistics=False,
+        write_page_checksum=True,
+    )
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def decode_part(path: Path, rows: int, dtype: str) -> Rows:
+    """Read a whole part back.
+
+    Args:
+        rows, dtype: how many rows it was written with, and the numpy type of their inputs.
+
+    Raises:
+        DamagedPartError: it is missing or damaged.
+        StateError: the disk refused.
+    """
+    table = read_part(path, rows, "slot", "input", "feature", "prediction", "subject")
+    names = set(table.schema.names)
+    return Rows(
+        slots=column(table, "slot"),
+        inputs=(
+            vectors(table, "input") if "input" in names else np.empty((rows, 0), np.dtype(dtype))
+        ),
+        features=(
+            vectors(table, "feature") if "feature" in names else np.empty((rows, 0), np.float32)
+        ),
+        predictions=column(table, "prediction"),
+        subjects=subjects(table),
+    )
 
 
 def write_part(path: Path, data: bytes) -> None:
     """Write a part, all or nothing; on disk when it returns.
 
     Raises:
-        StateError: the disk refused.
+        StateError: the disk refused; nothing of it is left.
     """
-    temporary = path.with_suffix(".tmp")
     try:
         if not path.parent.is_dir():
             path.parent.mkdir(mode=0o700)
-            _sync_folder(path.parent.parent)
-        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as file:
-            file.truncate()
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+            sync_folder(path.parent.parent)
+        write_file(path, data, mode=0o600)
     except OSError as error:
         raise StateError(f"cannot write {path}: {error}") from error
 
 
-def read_part(path: Path, *columns: str) -> pa.Table:
-    """Read columns of a part.
+def read_part(path: Path, rows: int, *columns: str) -> pa.Table:
+    """Read columns of a part; one that it does not have is left out.
 
     Raises:
-        StateError: it is missing or damaged; that is never an empty window.
+        DamagedPartError: it is missing, damaged, or holds another number of rows; that is never
+            an empty window.
+        StateError: the disk refused.
     """
     try:
-        with pq.ParquetFile(path) as file:
-            return file.read(columns=list(columns), use_threads=False)
-    except (OSError, pa.ArrowException) as error:
-        raise StateError(f"cannot read {path}: {error}") from error
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            table = file.read(columns=list(columns), use_threads=False)
+    except FileNotFoundError as error:
+        raise DamagedPartError(f"{path} is gone") from error
+    except OSError as error:
+        # Arrow reports damage as an OSError too, but only the system's has a number. A bad sector
+        # is damage as well: asking again does not heal it.
+        kind = DamagedPartError if error.errno in (None, errno.EIO) else StateError
+        raise kind(f"cannot read {path}: {error}") from error
+    except pa.ArrowException as error:
+        raise DamagedPartError(f"cannot read {path}: {error}") from error
+    if table.num_rows != rows or ("slot" in columns and "slot" not in table.schema.names):
+        raise DamagedPartError(f"{path} does not hold the rows that were written")
+    return table
 
 
-def _vectors(array: Floats) -> pa.Array:
+def remove_files(paths: Iterable[Path]) -> None:
+    """Delete files, and their folders where these are empty then; durable when it returns.
+
+    Raises:
+        StateError: the disk refused; called again, it goes on with the rest.
+    """
+    try:
+        folders = set()
+        for path in paths:
+            path.unlink(missing_ok=True)
+            folders.add(path.parent)
+        for folder in folders:
+            if not folder.is_dir():
+                continue
+            if any(folder.iterdir()):
+                sync_folder(folder)
+            else:
+                folder.rmdir()
+                sync_folder(folder.parent)
+    except OSError as error:
+        raise StateError(f"cannot delete records: {error}") from error
+
+
+def column(table: pa.Table, name: str) -> Integers:
+    """A column of integers."""
+    values: Integers = table[name].to_numpy()
+    return values
+
+
+def vectors(table: pa.Table, name: str) -> Numbers:
+    """A column of vectors, [n, D], in the type it was written with."""
+    flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    width = table.schema.field(name).type.list_size
+    found: Numbers = flat.reshape(table.num_rows, width)
+    return found
+
+
+def subjects(table: pa.Table) -> Bytes:
+    """The pseudonyms, uint8 [n, 16]; nobody's where an older version wrote none."""
+    if "subject" not in table.schema.names:
+        return np.zeros((table.num_rows, PSEUDONYM_BYTES), dtype=np.uint8)
+    joined = b"".join(table["subject"].to_pylist())
+    return np.frombuffer(joined, dtype=np.uint8).reshape(-1, PSEUDONYM_BYTES)
+
+
+def _vectors(array: Numbers) -> pa.Array:
     """[n, ...] as n lists of a fixed length."""
     flat = pa.array(np.ascontiguousarray(array).ravel())
     return pa.FixedSizeListArray.from_arrays(flat, math.prod(array.shape[1:]))
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

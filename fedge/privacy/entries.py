@@ -22,6 +22,8 @@ from fedge.records import Count, DiscreteGaussianEvent, PrivacyPolicy, Record, S
 
 FIRST_HASH = "0" * 64
 Purpose = Annotated[str, Field(pattern=r"^[a-z][a-z0-9\-]{0,31}$")]
+Exclusion = Literal["escalation", "sketches"]
+ErasureReason = Literal["erasure", "consent", "retention", "quota"]
 
 
 class Entry(Record):
@@ -92,8 +94,35 @@ class Settled(Entry):
     noise: Literal["os", "seeded"]
 
 
+class Excluded(Entry):
+    """From here on the guarantee leaves out something of a block; written before it may leave.
+
+    Attributes:
+        what: single records that are escalated, or exact sketches of `machine` columns.
+    """
+
+    kind: Literal["excluded"] = "excluded"
+    block: Count
+    what: Exclusion
+
+
+class Erased(Entry):
+    """Records were deleted. No charge falls for it; names neither record nor subject.
+
+    Attributes:
+        records: how many an erasure or a withdrawal found: a fact that the guarantee does not
+            protect. 0 for retention and quota: when a block is deleted is public, how many
+            records it held is not.
+    """
+
+    kind: Literal["erased"] = "erased"
+    records: Count
+    reason: ErasureReason
+
+
 AnyEntry = Annotated[
-    Created | Opened | WindowReserved | RunReserved | Settled, Field(discriminator="kind")
+    Created | Opened | WindowReserved | RunReserved | Settled | Excluded | Erased,
+    Field(discriminator="kind"),
 ]
 _READER: TypeAdapter[AnyEntry] = TypeAdapter(AnyEntry)
 
@@ -124,6 +153,8 @@ class Totals:
         reserved: the events of each reservation.
         settled: artefact hashes, by reservation and key.
         used: the events of each reservation that were settled.
+        excluded: what the guarantee leaves out, by block.
+        erased: records that erasures and withdrawals deleted.
     """
 
     simulated: bool = False
@@ -134,6 +165,8 @@ class Totals:
     reserved: dict[int, tuple[DiscreteGaussianEvent, ...]] = field(default_factory=dict)
     settled: dict[tuple[int, str], str] = field(default_factory=dict)
     used: dict[int, list[DiscreteGaussianEvent]] = field(default_factory=dict)
+    excluded: set[tuple[int, Exclusion]] = field(default_factory=set)
+    erased: int = 0
 
 
 def replay(entries: Iterable[bytes]) -> Totals:
@@ -175,6 +208,10 @@ def _add(totals: Totals, entry: AnyEntry) -> str:
             return _reserve_run(totals, entry)
         case Settled():
             return _settle(totals, entry)
+        case Excluded():
+            return _exclude(totals, entry)
+        case Erased():
+            return _erase(totals, entry)
     return ""
 
 
@@ -233,6 +270,21 @@ def _settle(totals: Totals, entry: Settled) -> str:
     if not fits(totals.reserved.get(entry.reservation, ()), used):
         return f"settles more than reservation {entry.reservation} holds"
     totals.settled[part] = entry.artefact_sha256
+    return ""
+
+
+def _exclude(totals: Totals, entry: Excluded) -> str:
+    # The block may still be unopened: an exclusion is written before its first record arrives.
+    if (entry.block, entry.what) in totals.excluded:
+        return f"excludes {entry.what} of block {entry.block} a second time"
+    totals.excluded.add((entry.block, entry.what))
+    return ""
+
+
+def _erase(totals: Totals, entry: Erased) -> str:
+    if entry.records and entry.reason in ("retention", "quota"):
+        return "tells how many records a block held"
+    totals.erased += entry.records
     return ""
 
 

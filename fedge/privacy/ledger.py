@@ -20,6 +20,10 @@ from fedge.errors import (
 )
 from fedge.privacy.entries import (
     Created,
+    Erased,
+    ErasureReason,
+    Excluded,
+    Exclusion,
     Opened,
     RunReserved,
     Settled,
@@ -268,6 +272,25 @@ class Ledger:
         part = self._reservations.parts(reservation.id).get(key)
         return None if part is None else part.artefact_sha256
 
+    def exclude(self, block: int, what: Exclusion) -> None:
+        """Record that the guarantee leaves out `what` of `block`; on disk when it returns.
+
+        Only then may the first of it leave. Idempotent; the block need not be open yet.
+        """
+        with self._state.transaction():
+            if self._tables.add_exclusion(block, what):
+                self._tables.append(Excluded, self._now(), self.simulated, block=block, what=what)
+
+    def note_erasure(self, records: int, reason: ErasureReason) -> None:
+        """Record that records were deleted; joins the caller's transaction, changes no charge.
+
+        Args:
+            records: how many an erasure or a withdrawal found; not kept for other reasons,
+                where the number is not public.
+        """
+        public = records if reason in ("erasure", "consent") else 0
+        self._tables.append(Erased, self._now(), self.simulated, records=public, reason=reason)
+
     def spending(self, block: int) -> BlockSpending:
         """What is charged to one block, settled or not.
 
@@ -300,6 +323,7 @@ class Ledger:
                 or totals.training_nano != self._reservations.training_totals()
                 or totals.window_nano != self._reservations.window_totals()
                 or totals.settled != self._reservations.settled_parts()
+                or totals.excluded != self._tables.exclusions()
                 or any(self.policy_of(block) != p for block, p in totals.policies.items())
             ):
                 raise StateError(f"the tables of {self._state.path} disagree with the ledger")

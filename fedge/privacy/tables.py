@@ -1,4 +1,4 @@
-"""Entries and blocks of the ledger, as rows of a gateway's state file.
+"""Entries, blocks and exclusions of the ledger, as rows of a gateway's state file.
 
 Rows in, rows out: every rule about what may be charged or settled is the ledger's.
 """
@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from fedge.errors import ReservationError
-from fedge.privacy.entries import FIRST_HASH, AnyEntry, Entry, read_entry
+from fedge.privacy.entries import FIRST_HASH, AnyEntry, Entry, Exclusion, read_entry
 from fedge.records import PrivacyPolicy
 from fedge.statefile import StateFile
 
@@ -22,11 +22,13 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS ledger_policies (sha256 TEXT PRIMARY KEY, body BLOB NOT NULL)",
     "CREATE TABLE IF NOT EXISTS ledger_blocks (block INTEGER PRIMARY KEY,"
     " policy TEXT NOT NULL REFERENCES ledger_policies)",
+    "CREATE TABLE IF NOT EXISTS ledger_exclusions (block INTEGER NOT NULL, what TEXT NOT NULL,"
+    " PRIMARY KEY (block, what)) WITHOUT ROWID",
 )
 
 
 class LedgerTables:
-    """Reads and writes entries and blocks; writes join the caller's transaction."""
+    """Reads and writes entries, blocks and exclusions; writes join the caller's transaction."""
 
     def __init__(self, state: StateFile) -> None:
         self._state = state
@@ -89,3 +91,20 @@ class LedgerTables:
             )
             self._policies[sha256] = PrivacyPolicy.from_bytes(bytes(body))
         return self._policies[sha256]
+
+    # --- exclusions -------------------------------------------------------------------
+
+    def add_exclusion(self, block: int, what: Exclusion) -> bool:
+        """Keep an exclusion; False where it was kept before."""
+        with self._state.transaction() as db:
+            added = db.execute(
+                "INSERT OR IGNORE INTO ledger_exclusions VALUES (?, ?)", (block, what)
+            )
+            return added.rowcount == 1
+
+    def exclusions(self) -> set[tuple[int, Exclusion]]:
+        """What the guarantee leaves out, by block."""
+        return {
+            (int(block), what)
+            for block, what in self._state.rows("SELECT block, what FROM ledger_exclusions")
+        }

@@ -28,17 +28,17 @@ wide enough for another processor's rounding, narrow enough that any real move l
 
 def build_reference(
     task: TaskSchema,
-    values: NDArray[np.float64],
+    values: NDArray[np.floating],
     *,
-    ood: NDArray[np.float64],
+    ood: NDArray[np.floating],
     model_sha256: str,
     source: str,
 ) -> Reference:
     """What normal looks like, from public rows alone.
 
     Args:
-        values: float64[n, S] from `stream_values` on public captures.
-        ood: float64[n], the OOD score of the same rows.
+        values: float32 or float64[n, S] from `stream_values` on public captures.
+        ood: float32 or float64[n], the OOD score of the same rows.
         model_sha256: the model that computed them.
         source: where the rows came from, in words.
 
@@ -50,18 +50,20 @@ def build_reference(
         raise TaskError(f"a reference needs rows of {len(task.streams)} streams: {values.shape}")
     if ood.shape != (len(values),) or not np.isfinite(ood).all():
         raise NonFiniteValueError("a reference needs one finite OOD score per row")
+    # Quantiles of float32 numbers are no float32 numbers.
+    rows, ood = values.astype(np.float64), ood.astype(np.float64)
     streams: list[Stream] = []
     for column, feature in enumerate(task.features):
         if isinstance(feature, CategoricalFeature):
-            streams.append(_categorical(feature.name, feature.categories, values[:, column]))
+            streams.append(_categorical(feature.name, feature.categories, rows[:, column]))
         else:
-            streams.append(_bounded(feature, values[:, column]))
+            streams.append(_bounded(feature, rows[:, column]))
     klass, confidence, score = task.streams[-3:]
-    streams.append(_categorical(klass, task.classes, values[:, -3]))
-    streams.append(_numeric(confidence, values[:, -2], 0.0, 1.0))
+    streams.append(_categorical(klass, task.classes, rows[:, -3]))
+    streams.append(_numeric(confidence, rows[:, -2], 0.0, 1.0))
     # Energy has no public bounds; one spread of room on each side leaves both end bins open.
     room = max(float(np.ptp(ood)), 1.0)
-    streams.append(_numeric(score, values[:, -1], float(ood.min()) - room, float(ood.max()) + room))
+    streams.append(_numeric(score, rows[:, -1], float(ood.min()) - room, float(ood.max()) + room))
     return Reference(
         task=task.name,
         source=source,

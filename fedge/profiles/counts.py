@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ LEVELS = NUMERIC_BINS.bit_length() - 1
 
 Stream = NumericStream | CategoricalStream
 
+Values = NDArray[np.float32] | NDArray[np.float64]
+
 _INT32_MAX = 2**31 - 1
 
 
@@ -49,7 +52,7 @@ def sensitivity2(stream: Stream) -> int:
     return LEVELS if isinstance(stream, NumericStream) else 1
 
 
-def bins(stream: NumericStream, values: NDArray[np.float64]) -> NDArray[np.int64]:
+def bins(stream: NumericStream, values: NDArray[np.floating]) -> NDArray[np.int64]:
     """Bin index 0..15 of finite values: bin i holds edges[i-1] <= x < edges[i]."""
     return np.searchsorted(np.asarray(stream.edges), values, side="right").astype(np.int64)
 
@@ -63,14 +66,13 @@ def dyadic(histogram: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.concatenate(levels)
 
 
-def count_window(
-    reference: Reference, values: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], ...]:
+def count_window(reference: Reference, values: Values) -> tuple[NDArray[np.int64], ...]:
     """Count the records of one window, exactly.
 
     Args:
-        values: float64[n, S] from `stream_values`, only records that are present: a null record
-            (dropped or erased) has no row and so adds nothing to any cell, missing included.
+        values: float32 or float64[n, S] from `stream_values`, only records that are present: a
+            null record (dropped or erased) has no row and so adds nothing to any cell, missing
+            included.
 
     Returns:
         One int64 array of `width(stream)` for each stream of the reference. An empty window
@@ -83,21 +85,104 @@ def count_window(
         raise TaskError(
             f"values have shape {values.shape}, the reference has {len(reference.streams)} streams"
         )
+    ordered = in_order(numeric_columns(reference.streams, values))
+    return count_streams(reference, values, ordered)
+
+
+def count_streams(
+    reference: Reference, values: Values, ordered: Values
+) -> tuple[NDArray[np.int64], ...]:
+    """`count_window` for whoever has the numeric columns in order already.
+
+    Args:
+        ordered: `in_order` of the numeric columns of `values`.
+    """
+    edges = [s.edges for s in reference.streams if isinstance(s, NumericStream)]
+    counted = iter(count_numeric(np.array(edges).reshape(-1, NUMERIC_BINS - 1), ordered))
     return tuple(
-        _count_numeric(stream, values[:, column])
+        next(counted)
         if isinstance(stream, NumericStream)
         else _count_cells(stream, values[:, column])
         for column, stream in enumerate(reference.streams)
     )
 
 
-def _count_numeric(stream: NumericStream, values: NDArray[np.float64]) -> NDArray[np.int64]:
-    finite = values[np.isfinite(values)]
-    histogram = np.bincount(bins(stream, finite), minlength=NUMERIC_BINS).astype(np.int64)
-    return np.append(dyadic(histogram), len(values) - len(finite))
+def numeric_columns(streams: tuple[Stream, ...], values: Values) -> Values:
+    """The numeric columns of float[n, S] stream values; each column in one piece."""
+    return values.T[[isinstance(stream, NumericStream) for stream in streams]].T
 
 
-def _count_cells(stream: CategoricalStream, values: NDArray[np.float64]) -> NDArray[np.int64]:
+def in_order(values: Values) -> Values:
+    """Each column of float[n, S] in increasing order, NaN last; each in one piece.
+
+    Bins are then found by a few searches a stream, and a KLL sketch is fed three times faster.
+    """
+    # A copy with each column in one piece first: sorting across columns costs twice as much.
+    columns: NDArray[Any] = np.array(values.T, order="C")
+    columns.sort(axis=1)
+    return columns.T
+
+
+def count_numeric(edges: NDArray[np.float64], ordered: Values) -> NDArray[np.int64]:
+    """Count numeric streams: int64[S, 16], 15 dyadic sums and missing each.
+
+    Args:
+        edges, ordered: as for `reaching`.
+    """
+    reached = reaching(edges, ordered)
+    sums = 2 * reached[:, _MIDDLE] - reached[:, _FIRST] - reached[:, _END]
+    return np.column_stack([sums, len(ordered) - reached[:, 0]])
+
+
+def reaching(edges: NDArray[np.float64], ordered: Values) -> NDArray[np.int64]:
+    """How many finite values lie at or above the first edge of each bin: int64[S, 17].
+
+    The first is all of them, the last none; neighbours differ by what the bin between them holds.
+
+    Args:
+        edges: float64[S, 15], increasing along each row.
+        ordered: float32 or float64[n, S] from `in_order`.
+    """
+    dtype = ordered.dtype
+    limits = np.empty((len(edges), NUMERIC_BINS + 1), dtype=dtype)
+    limits[:, 1:-1] = edges_for(edges, dtype)
+    # Between the infinities lie the finite values.
+    limits[:, 0], limits[:, -1] = np.finfo(dtype).min, np.inf
+    below = np.empty(limits.shape, dtype=np.int64)
+    for stream, column in enumerate(ordered.T):
+        below[stream] = np.searchsorted(column, limits[stream])
+    return below[:, -1:] - below
+
+
+def edges_for(edges: NDArray[np.float64], dtype: np.dtype[Any]) -> NDArray[np.floating]:
+    """Edges in the type of the values, so that no value changes its bin by it.
+
+    A float32 number reaches an edge exactly if it reaches the smallest float32 number that does.
+    """
+    if dtype != np.float32:
+        return edges
+    with np.errstate(over="ignore"):
+        nearest = edges.astype(np.float32)
+        above: NDArray[np.float32] = np.nextafter(nearest, np.float32(np.inf))
+    return np.where(nearest < edges, above, nearest)
+
+
+def _nodes() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """First bin, first bin of the right half, and end of the 15 nodes, root first."""
+    first: list[int] = []
+    size: list[int] = []
+    for level in range(LEVELS):
+        extent = NUMERIC_BINS >> level
+        first += range(0, NUMERIC_BINS, extent)
+        size += [extent] * 2**level
+    start, extents = np.array(first), np.array(size)
+    return start, start + extents // 2, start + extents
+
+
+_FIRST, _MIDDLE, _END = _nodes()
+
+
+def _count_cells(stream: CategoricalStream, values: Values) -> NDArray[np.int64]:
     others = len(stream.categories)
     # NaN compares false, so missing ones land in `others` with every undeclared index.
     declared = (values >= 0) & (values < others) & (values == np.floor(values))

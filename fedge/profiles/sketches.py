@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.errors import RecordError, SettingError
-from fedge.profiles.counts import Stream
+from fedge.profiles.counts import Values, in_order
+from fedge.profiles.counts import numeric_columns as numeric_columns
 from fedge.records import NumericStream, Reference, canonical
 
 _MAGIC = b"fkll1"
@@ -34,32 +35,56 @@ class KllProfile:
         if not names or not 8 <= k <= 65535:
             raise SettingError(f"need at least one stream and 8 <= k <= 65535, got {k=}")
         self.names, self.k = names, k
-        self.missing = dict.fromkeys(names, 0)
-        self._sketches = {name: datasketches.kll_floats_sketch(k) for name in names}
+        self._missing = np.zeros(len(names), dtype=np.int64)
+        self._sketches = datasketches.vector_of_kll_floats_sketches(k, len(names))
 
     @classmethod
     def of(cls, reference: Reference, *, k: int = 200) -> Self:
         """A profile for the numeric streams of a reference; feed it with `numeric_columns`."""
         return cls(tuple(s.name for s in reference.streams if isinstance(s, NumericStream)), k=k)
 
-    def update(self, values: NDArray[np.float64]) -> None:
-        """Take in rows: float64[n, len(names)]; NaN and infinity count as missing."""
-        if values.ndim != 2 or values.shape[1] != len(self.names):
-            raise RuntimeError(f"values have shape {values.shape}, need {len(self.names)} columns")
-        for column, name in enumerate(self.names):
-            finite = values[np.isfinite(values[:, column]), column].astype(np.float32)
-            self.missing[name] += len(values) - len(finite)
-            if len(finite):
-                self._sketches[name].update(finite)
+    @property
+    def missing(self) -> dict[str, int]:
+        """Values that were NaN or infinite, by stream."""
+        return dict(zip(self.names, self._missing.tolist(), strict=True))
+
+    def update(self, values: Values) -> None:
+        """Take in rows: float32 or float64[n, len(names)]; NaN and infinity count as missing.
+
+        Sketches hold float32 numbers.
+        """
+        self.update_ordered(in_order(values))
+
+    def update_ordered(self, ordered: Values) -> None:
+        """`update` for whoever has the columns in order already (`counts.in_order`).
+
+        A sketch keeps its promise for values in any order. Runs of increasing ones it takes in
+        three times faster, and its error is smaller: compacting neighbours loses least.
+        """
+        if ordered.ndim != 2 or ordered.shape[1] != len(self.names):
+            raise RuntimeError(f"values have shape {ordered.shape}, need {len(self.names)} columns")
+        with np.errstate(over="ignore"):
+            taken = ordered.astype(np.float32, copy=False)
+        if not np.isfinite(taken).all():  # a sketch leaves NaN out by itself, not infinity
+            taken = np.where(np.isfinite(taken), taken, np.float32(np.nan))
+        before = self._counts()
+        self._sketches.update(np.asfortranarray(taken), order="F")
+        self._missing += len(taken) - (self._counts() - before)
+
+    def _counts(self) -> NDArray[np.int64]:
+        counts: NDArray[np.int64] = self._sketches.get_n().astype(np.int64)
+        return counts
 
     def count(self, name: str) -> int:
         """Values seen of one stream, missing ones not included."""
-        return int(self._sketches[name].n)
+        return int(self._counts()[self.names.index(name)])
 
     def quantiles(self, name: str, ranks: tuple[float, ...]) -> tuple[float, ...] | None:
         """Approximate quantiles of one stream; None while it has no value."""
-        sketch = self._sketches[name]
-        return None if sketch.is_empty() else tuple(float(sketch.get_quantile(r)) for r in ranks)
+        if not self.count(name):
+            return None
+        found = self._sketches.get_quantiles(list(ranks), self.names.index(name))
+        return tuple(np.asarray(found, dtype=np.float64).ravel().tolist())
 
     def merge(self, other: KllProfile) -> None:
         """Add another profile's rows to this one.
@@ -69,19 +94,20 @@ class KllProfile:
         """
         if other.names != self.names:
             raise RecordError(f"profiles of {other.names} and {self.names} do not merge")
-        for name in self.names:
-            self._sketches[name].merge(other._sketches[name])
-            self.missing[name] += other.missing[name]
+        self._sketches.merge(other._sketches)
+        self._missing += other._missing
 
     def to_bytes(self) -> bytes:
         """For a local file beside its block; never for the wire."""
-        bodies = [self._sketches[name].serialize() for name in self.names]
+        bodies = self._sketches.serialize()
         head = canonical(
             {
                 "k": self.k,
                 "streams": [
-                    [name, self.missing[name], len(body)]
-                    for name, body in zip(self.names, bodies, strict=True)
+                    [name, missing, len(body)]
+                    for name, missing, body in zip(
+                        self.names, self._missing.tolist(), bodies, strict=True
+                    )
                 ],
             }
         )
@@ -102,20 +128,12 @@ class KllProfile:
             head = json.loads(data[start : start + length])
             profile = cls(tuple(name for name, _, _ in head["streams"]), k=head["k"])
             position = start + length
-            for name, missing, size in head["streams"]:
-                body = data[position : position + size]
+            for column, (_, missing, size) in enumerate(head["streams"]):
+                profile._sketches.deserialize(data[position : position + size], column)
+                profile._missing[column] = missing
                 position += size
-                profile._sketches[name] = datasketches.kll_floats_sketch.deserialize(body)
-                profile.missing[name] = int(missing)
             if position != len(data):
                 raise ValueError(f"{len(data)} bytes, {position} expected")
         except (ValueError, KeyError, TypeError, IndexError, RuntimeError, struct.error) as error:
             raise RecordError(f"not a KLL profile: {error}") from error
         return profile
-
-
-def numeric_columns(
-    streams: tuple[Stream, ...], values: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """The numeric columns of float64[n, S] stream values, in order."""
-    return values[:, [isinstance(stream, NumericStream) for stream in streams]]

@@ -20,7 +20,7 @@ def stream_values(
     predictions: NDArray[np.int32],
     confidence: NDArray[np.float32],
     ood: NDArray[np.float32],
-) -> NDArray[np.float64]:
+) -> NDArray[np.float32]:
     """The watched values of `n` rows.
 
     Args:
@@ -29,8 +29,10 @@ def stream_values(
         confidence, ood: float32[n].
 
     Returns:
-        float64[n, S] in the order of `task.streams`. Numbers are clamped to the task's public
-        bounds, categories and classes are indices, and NaN stands for missing or non-finite.
+        float32[n, S] in the order of `task.streams`, each column in one piece. Numbers are clamped
+        to the task's public bounds, categories and classes are indices, and NaN stands for missing
+        or non-finite. Bounds that float32 cannot hold are taken as the next numbers outside them,
+        so that a clamped value still lies below, or above, every edge inside the bounds.
 
     Raises:
         TaskError: the arrays do not have the shapes that the task's schema asks for.
@@ -43,13 +45,31 @@ def stream_values(
         )
     if confidence.shape != (n,) or ood.shape != (n,) or predictions.shape != (n,):
         raise TaskError("predictions, confidence and ood need one value per row")
-    values = np.empty((n, len(task.streams)), dtype=np.float64)
-    values[:, :-3] = features
-    values[:, -3] = predictions
-    values[:, -2] = confidence
-    values[:, -1] = ood
-    values[~np.isfinite(values)] = np.nan
-    for column, feature in enumerate(task.features):
-        if isinstance(feature, NumericFeature):
-            np.clip(values[:, column], feature.low, feature.high, out=values[:, column])
-    return values
+    columns = np.empty((len(task.streams), n), dtype=np.float32)
+    columns[:-3] = features.T
+    columns[-3] = predictions
+    columns[-2] = confidence
+    columns[-1] = ood
+    finite = np.isfinite(columns)
+    if not finite.all():
+        columns[~finite] = np.nan
+    numeric = [isinstance(feature, NumericFeature) for feature in task.features]
+    bounds = [_outside(f.low, f.high) for f in task.features if isinstance(f, NumericFeature)]
+    low, high = np.array(bounds, dtype=np.float32).reshape(-1, 2).T[..., None]
+    if all(numeric):
+        np.clip(columns[:-3], low, high, out=columns[:-3])
+    else:
+        chosen = np.flatnonzero(numeric)
+        columns[chosen] = np.clip(columns[chosen], low, high)
+    return columns.T
+
+
+def _outside(low: float, high: float) -> tuple[np.float32, np.float32]:
+    """The float32 numbers next to the bounds, on their outer side where they are not exact."""
+    with np.errstate(over="ignore"):
+        below, above = np.float32(low), np.float32(high)
+    if below > low:
+        below = np.nextafter(below, np.float32(-np.inf))
+    if above < high:
+        above = np.nextafter(above, np.float32(np.inf))
+    return below, above

@@ -1,5 +1,9 @@
 """Frozen records that cross a wire or a disk: the vocabulary every part shares."""
 
+from fedge.records.audit import (
+    AuditBatch,
+    GapRecord,
+)
 from fedge.records.base import (
     Count,
     Fingerprint,
@@ -63,6 +67,7 @@ __all__ = [
     "OOD_STREAM",
     "AdapterKind",
     "AdapterUpdate",
+    "AuditBatch",
     "BlockLength",
     "BlockSpending",
     "CategoricalFeature",
@@ -71,6 +76,7 @@ __all__ = [
     "DiscreteGaussianEvent",
     "FeatureCounts",
     "Fingerprint",
+    "GapRecord",
     "GatewayStatus",
     "ModelInput",
     "Name",

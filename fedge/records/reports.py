@@ -52,7 +52,18 @@ class WindowReport(Record):
 
 
 class GatewayStatus(Record):
-    """Public facts a gateway reports about itself. Nothing here depends on a record's content."""
+    """Public facts a gateway reports about itself. Nothing here depends on a record's content.
+
+    Fields with a default were added later: statuses without them are still read.
+
+    Attributes:
+        lost_records: records of the ring that were damaged, and rings that had to be given up.
+        refused_envelopes: refused by the coordinator for good, and kept aside.
+        spool_depth: envelopes that wait to be pushed.
+        spool_dropped: envelopes that the spool's quota pushed out; gap records name them.
+        spool_gaps: gap records that still wait to be pushed.
+        spool_corrupt: envelopes whose stored bytes were damaged, set aside unsent.
+    """
 
     release: int = Field(ge=0)
     release_sha256: str
@@ -67,9 +78,12 @@ class GatewayStatus(Record):
     dropped_observations: Count
     dropped_labels: Count = 0
     withheld_windows: Count = 0
+    lost_records: Count = 0
     refused_envelopes: Count = 0
     spool_depth: Count
     spool_dropped: Count
+    spool_gaps: Count = 0
+    spool_corrupt: Count = 0
     worker_restarts: Count
     blocks: tuple[BlockSpending, ...] = Field(max_length=64)
     at: float = Field(ge=0)

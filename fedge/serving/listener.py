@@ -4,58 +4,92 @@ During a swap two processes accept from the same socket. The one that leaves sto
 accepting, answers what still comes on its connections with `Connection: close`,
 and goes when all callers went. (Closing idle connections at once, as servers do on
 SIGTERM, fails the request that is just being sent on each of them.)
+
+Every connection counts from the moment that it is accepted, TLS handshakes included, and
+has to make progress: who is slower than `limits` allows is cut.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import logging
 import socket
+import ssl
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
 
-from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.server import ServerState
+from fedge.config import LimitSettings
+from fedge.serving.connection import (
+    LINGER_S,
+    App,
+    Connection,
+    Front,
+    Observer,
+    Pace,
+    Unobserved,
+    error_answer,
+)
 
-from fedge.serving.app import InferenceApp
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
-KEEP_ALIVE_S = 120
+ACCEPTS_PER_TURN = 16
+"""Connections accepted before those that we have get their turn again."""
+NO_HANDLES_PAUSE_S = 0.5
+"""Accepting rests so long where the process has no file handle left."""
+LOOKS_PER_LIMIT, LONGEST_LOOK_S = 8, 1.0
+"""Deadlines are looked at so many times within the shortest limit, and at least so often."""
 POLL_S = 0.02
 FINISH_S = 5.0
 """After the draining time, answers that are being made may take this long."""
+OUT_OF_HANDLES = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
 class Listener:
-    """Uvicorn's HTTP protocol on a socket that others hold too."""
+    """Serves an app on a listening socket that others hold too.
 
-    def __init__(self, app: InferenceApp, listening: socket.socket) -> None:
-        self._app, self._listening = app, listening
-        self._state = ServerState()
-        self._server: asyncio.AbstractServer | None = None
-        self._config = Config(
-            app,
-            interface="asgi3",
-            http=HttpToolsProtocol,
-            ws="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,
-            server_header=False,
-            date_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-        )
-        self._config.load()
+    Args:
+        listening: TCP or Unix, bound; several processes may accept from it.
+        limits: how many connections, and how slow they may be.
+        tls: with it, callers must speak TLS; the handshake may take `header_timeout_s`.
+        observer: is told of every request.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        listening: socket.socket,
+        limits: LimitSettings | None = None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        observer: Observer | None = None,
+    ) -> None:
+        self._app, self._listening, self._tls = app, listening, tls
+        self._limits = limits or LimitSettings()
+        self._observer = observer or Unobserved()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._front: Front | None = None
+        self.accepting = False
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open, handshakes under way included."""
+        return len(self._handshakes) + (len(self._front.connections) if self._front else 0)
 
     async def serve(self) -> None:
         """Start to accept; returns once the socket listens."""
+        limits = self._limits
+        pace = Pace(limits.header_timeout_s, limits.body_timeout_s, limits.idle_timeout_s)
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            lambda: HttpToolsProtocol(
-                config=self._config, server_state=self._state, app_state={}, _loop=loop
-            ),
-            sock=self._listening,
-            backlog=BACKLOG,
-        )
+        self._front = Front(self._app, pace, loop, self._observer)
+        self._listening.setblocking(False)
+        self._listening.listen(BACKLOG)
+        self.accepting = True
+        loop.add_reader(self._listening.fileno(), self._accept)
+        self._look(min(LONGEST_LOOK_S, min(_seconds(pace)) / LOOKS_PER_LIMIT))
 
     async def drain(self, seconds: float) -> None:
         """Stop accepting, then wait until every connection had its last answer.
@@ -64,17 +98,107 @@ class Listener:
             seconds: how long an idle connection may take to send its next request; then it
                 is closed. Zero closes idle connections at once.
         """
-        self._app.draining = True
-        if self._server is not None:
-            self._server.close()
-        await self._until_quiet(seconds)
-        for connection in list(self._state.connections):
-            connection.shutdown()
-        await self._until_quiet(FINISH_S)
+        self._stop_accepting()
+        front = self._front
+        if front is None:
+            return
+        front.draining = True
+        await _until(lambda: not (self.connections or front.tasks), seconds)
+        for connection in list(front.connections):
+            connection.finish()
+        for handshake in self._handshakes:
+            handshake.cancel()
+        await asyncio.sleep(0)
+        await _until(lambda: not (front.tasks or any(c.busy for c in front.connections)), FINISH_S)
+        # In TLS both sides say goodbye; nobody has to wait for the other's.
+        for connection in list(front.connections):
+            connection.abort()
+        await _until(lambda: not self.connections, FINISH_S)
 
-    async def _until_quiet(self, seconds: float) -> None:
-        deadline = asyncio.get_running_loop().time() + seconds
-        while self._state.connections or self._state.tasks:
-            if asyncio.get_running_loop().time() >= deadline:
+    # --- accepting ------------------------------------------------------------------------
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS_PER_TURN):
+            try:
+                accepted, _ = self._listening.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
-            await asyncio.sleep(POLL_S)
+            except OSError as error:
+                if error.errno not in OUT_OF_HANDLES:
+                    raise
+                log.error("cannot accept: %s", error)
+                self._pause_accepting()
+                return
+            self._take(accepted)
+
+    def _take(self, accepted: socket.socket) -> None:
+        if self.connections >= self._limits.max_connections:
+            self._turn_away(accepted)
+            return
+        accepted.setblocking(False)
+        if accepted.family != socket.AF_UNIX:
+            # An answer is one write: nothing is gained by waiting to fill a packet.
+            accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        handshake = asyncio.ensure_future(self._open(accepted))
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
+
+    async def _open(self, accepted: socket.socket) -> None:
+        front, loop = self._front, asyncio.get_running_loop()
+        if front is None:
+            raise RuntimeError("serve() comes first")
+        timeouts: dict[str, Any] = {}
+        if self._tls is not None:
+            timeouts["ssl_handshake_timeout"] = self._limits.header_timeout_s
+            timeouts["ssl_shutdown_timeout"] = LINGER_S
+        try:
+            await loop.connect_accepted_socket(
+                lambda: Connection(front), accepted, ssl=self._tls, **timeouts
+            )
+        except (OSError, ssl.SSLError) as error:
+            # The other end's doing, most of all: no TLS, no certificate, or it left.
+            log.debug("a connection did not open: %s", error)
+            accepted.close()
+
+    def _turn_away(self, accepted: socket.socket) -> None:
+        with accepted, contextlib.suppress(OSError):
+            if self._tls is None:
+                accepted.setblocking(False)
+                accepted.send(error_answer(503, "connections: there are too many; try again"))
+        self._observer.begun()
+        self._observer.answered(503, 0.0)
+
+    def _pause_accepting(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._listening.fileno())
+        loop.call_later(NO_HANDLES_PAUSE_S, self._accept_again)
+
+    def _accept_again(self) -> None:
+        if self.accepting:
+            asyncio.get_running_loop().add_reader(self._listening.fileno(), self._accept)
+
+    def _stop_accepting(self) -> None:
+        if self.accepting:
+            self.accepting = False
+            asyncio.get_running_loop().remove_reader(self._listening.fileno())
+
+    def _look(self, every_s: float) -> None:
+        """Expire the connections whose deadline has passed, now and again."""
+        if self._front is None:
+            return
+        now = monotonic()
+        for connection in [c for c in self._front.connections if c.deadline <= now]:
+            connection.expire()
+        if self.accepting or self._front.connections:
+            asyncio.get_running_loop().call_later(every_s, self._look, every_s)
+
+
+async def _until(holds: Callable[[], bool], seconds: float) -> None:
+    """Wait for it, but not longer than so many seconds."""
+    deadline = monotonic() + seconds
+    while not holds() and monotonic() < deadline:
+        await asyncio.sleep(POLL_S)
+
+
+def _seconds(pace: Pace) -> tuple[float, float, float]:
+    return pace.header_s, pace.body_s, pace.idle_s

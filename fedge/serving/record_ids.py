@@ -18,8 +18,8 @@ from fedge.errors import RecordError
 from fedge.records import BlockLength
 
 Slots = npt.NDArray[np.int64]
-BlockOf = Callable[[Slots, float], Slots]
-"""`(slots, now)` -> the data block of each slot; `now` in seconds since the epoch."""
+BlockOf = Callable[[int, float], int]
+"""`(slot, now)` -> the data block of a slot; `now` in seconds since the epoch."""
 
 PREFIX_LENGTH = 8
 _FORM = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,15})-(0|[1-9][0-9]{0,15})")
@@ -62,9 +62,18 @@ def format_ids(gateway: str, blocks: Iterable[int], first_slot: int) -> list[str
 def block_numbering(length: BlockLength, window_slots: int) -> BlockOf:
     """How rows are assigned to blocks: by arrival slot, or by arrival time.
 
-    Either way a row's content has no say in it.
+    Either way a row's content has no say in it. A clock that is set back reopens no block: rows
+    go on in the latest one until the clock has passed it again.
     """
     if length.kind == "windows":
         slots_per_block = length.value * window_slots
-        return lambda slots, now: slots // slots_per_block
-    return lambda slots, now: np.full(len(slots), int(now // length.value), np.int64)
+        return lambda slot, now: slot // slots_per_block
+    seconds_per_block = length.value
+    newest = 0
+
+    def block_of(slot: int, now: float) -> int:
+        nonlocal newest
+        newest = max(newest, int(now // seconds_per_block))
+        return newest
+
+    return block_of

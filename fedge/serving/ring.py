@@ -2,121 +2,208 @@
 
 Producers (a worker; two of them during a swap) append what they served and the
 labels they were given; the one consumer (the agent) reads, and releases what it
-no longer needs. A producer never waits for the consumer: when the ring is full
-a row still gets its arrival slot, is dropped, and is counted. Killing any side
-at any moment loses nothing that was appended.
+no longer needs. A producer never waits for the consumer, which takes no lock:
+as the ring fills up fewer rows are handed over, chosen by their arrival slot
+alone, and a full ring takes none. Every row gets its slot, and those not handed
+over are counted. Killing any side at any moment loses nothing that was appended.
+
+A record's content lies in the file only while it is needed: releasing a place
+clears it, and what a row's purposes do not ask for is not written at all.
 """
 
 from __future__ import annotations
 
+import fcntl
+import logging
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedge.errors import StateError
+from fedge.errors import StateError, TaskError
+from fedge.records.purposes import MONITORING, TRAINING
+from fedge.serving.marks import SUBJECT_BYTES, Marks
 from fedge.serving.record_ids import BlockOf, Slots
-from fedge.serving.ring_file import Records, RingFile, create_ring
+from fedge.serving.ring_file import (
+    FLOOR,
+    GENERATION,
+    ORDERED_STORES,
+    PAGE,
+    RECORD_HEAD,
+    STATE,
+    STATES,
+    TAIL,
+    Records,
+    RingFile,
+    RowLayout,
+    Spans,
+    create_ring,
+)
 
-if TYPE_CHECKING:  # the agent reads rings, and needs no ONNX Runtime for it
-    from fedge.serving.scoring import Scores
+log = logging.getLogger(__name__)
 
-OBSERVATION, LABEL = 0, 1
-"""Values of a record's `kind`."""
+OBSERVATION, LABEL = 1, 2
+"""Values of a record's `kind`; a place with neither holds nothing."""
+
+NO_LABEL = -1
+LARGEST_SLOT = 10**15
+"""Beyond what any gateway gives out: such a number is damage."""
+ANY_BLOCK = -1
+"""The block of a label whose caller did not say."""
+
+THINNING = (1, 1, 1, 1, 2, 2, 4, 8, 0)
+"""Every n-th slot is kept while so many eighths of the ring are full; 0: none is."""
+
+Match = Callable[[Records], npt.NDArray[np.bool_]]
+"""Tells which of some records are meant."""
+
+_CONTENT = RECORD_HEAD.size - SUBJECT_BYTES
+"""Byte of a record at which what the row held begins: its subject, then logits and so on."""
 
 
 class RingWriter:
-    """Appends to a ring; made by the first producer.
+    """Appends to a ring; made by the first producer. Not for use by several threads at once.
 
     Args:
         path: the ring file.
-        features, inputs: monitored features and input values of one row.
+        layout: of the rows.
         capacity: records of a new ring; a ring that exists keeps its own.
+        steady: seconds of a clock that runs on evenly, the same for all processes of the host.
 
     Raises:
-        StateError: the ring there is damaged, or was made for rows of another size.
+        StateError: the ring there is damaged, or was made for rows of another layout.
     """
 
-    def __init__(self, path: Path, *, features: int, inputs: int, capacity: int) -> None:
-        create_ring(path, features=features, inputs=inputs, capacity=capacity)
-        self._ring = RingFile(path)
-        if (self._ring.features, self._ring.inputs) != (features, inputs):
-            made_for = f"{self._ring.features} features and {self._ring.inputs} inputs"
-            self._ring.close()
-            raise StateError(f"{path} holds rows of {made_for}, not {features} and {inputs}")
+    def __init__(
+        self,
+        path: Path,
+        layout: RowLayout,
+        capacity: int,
+        *,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._steady = steady
+        create_ring(path, layout, capacity)
+        self._ring = ring = RingFile(path)
+        if ring.layout != layout:
+            made_for = ring.layout
+            ring.close()
+            raise StateError(f"{path} holds rows of {made_for}, not {layout}")
+        # Says that a process writes here, until it ends; `flock` keeps writers from each other.
+        fcntl.lockf(ring.handle, fcntl.LOCK_SH, 1)
+        # Any: the stubs do not know that arrays are buffers.
+        self._memory: Any = ring.memory
+        self._words, self._handle = ring.words, ring.handle
+        self._capacity, self._size = ring.capacity, ring.records.dtype.itemsize
+        self._unthinned = (ring.capacity - 1) // 2
         # Made once: looking a field up costs as much as writing a row of it.
-        records = self._ring.records
+        records = ring.records
         self._fields = {name: records[name] for name in records.dtype.names or ()}
+        self._spans = Spans.of(layout)
+        self._generation = -1
+        self._head = self._next_slot = self._dropped = self._dropped_labels = 0
+        self._clear_unpublished()
 
-    def append_batch(
+    def append(
         self,
         block_of: BlockOf,
         release: int,
         now: float,
-        inputs: npt.NDArray[np.float32],
-        scores: Scores,
+        marks: Marks,
+        inputs: npt.NDArray[Any],
+        logits: npt.NDArray[np.float32],
+        features: npt.NDArray[np.float32],
     ) -> int:
         """Give n rows their arrival slots and hand them over.
 
         Args:
-            block_of: asked once, with the slots that were drawn.
+            block_of: which block a slot belongs to.
             release: counter of the release that served.
             now: arrival time, seconds since the epoch.
-            inputs: float32, n x any shape with the ring's number of values.
+            marks: of all n rows. Without the purpose `training` their inputs are not written,
+                without `monitoring` as well nothing of their content is.
+            inputs: n x any shape with the layout's number and type of values, or anything of
+                length n where the layout has none.
+            logits, features: float32, n x classes and n x features. All three in C order.
 
         Returns:
-            the first of n consecutive slots. All are consumed, also where the ring is full.
+            the first of n consecutive slots. All are consumed, also where rows are dropped.
         """
-        count = len(inputs)
-        with self._ring.locked():
-            state = self._ring.state()
-            stored = min(count, self._room(state.head))
-            slots = np.arange(state.next_slot, state.next_slot + count, dtype=np.int64)
-            blocks, flat = block_of(slots, now), inputs.reshape(count, -1)
-            fields, done = self._fields, 0
-            for place in self._ring.places(state.head, stored):
-                part = slice(done, done + place.stop - place.start)
-                fields["kind"][place], fields["label"][place] = OBSERVATION, -1
-                fields["release"][place], fields["time"][place] = release, now
-                fields["slot"][place], fields["block"][place] = slots[part], blocks[part]
-                fields["prediction"][place] = scores.predictions[part]
-                fields["confidence"][place] = scores.confidence[part]
-                fields["ood"][place] = scores.ood[part]
-                fields["features"][place] = scores.features[part]
-                fields["inputs"][place] = flat[part]
-                done = part.stop
-            self._ring.publish(
-                state._replace(
-                    head=state.head + stored,
-                    next_slot=state.next_slot + count,
-                    dropped=state.dropped + count - stored,
+        # Inline and with few look-ups: for one row every tenth of a microsecond shows.
+        count = len(logits)
+        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        try:
+            words, memory = self._words, self._memory
+            if words[GENERATION] != self._generation or words[FLOOR] > self._next_slot:
+                self._look()
+            first, head = self._next_slot, self._head
+            waiting = head - words[TAIL]
+            if count > 1 or waiting > self._unthinned or not marks.purposes & TRAINING:
+                dropped = self._write_rows(
+                    (block_of, release, now, marks), waiting, inputs, logits, features
                 )
+                self._publish(head + count - dropped, first + count, self._dropped + dropped)
+                return first
+            start = PAGE + head % self._capacity * self._size
+            RECORD_HEAD.pack_into(
+                memory,
+                start,
+                OBSERVATION,
+                marks.purposes,
+                release,
+                block_of(first, now),
+                first,
+                now,
+                self._steady(),
+                NO_LABEL,
+                marks.subject,
             )
-        return state.next_slot
+            to_logits, to_features, features_end, to_inputs, inputs_end = self._spans
+            # A slice of the memory takes whole arrays only, and of exactly its size.
+            memory[start + to_logits : start + to_features] = logits
+            memory[start + to_features : start + features_end] = features
+            if to_inputs < inputs_end:
+                memory[start + to_inputs : start + inputs_end] = inputs
+            self._publish(head + 1, first + 1, self._dropped)
+        finally:
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+        return first
 
-    def append_labels(self, slots: Slots, labels: npt.NDArray[np.int32]) -> bool:
+    def append_labels(
+        self, slots: Slots, labels: npt.NDArray[np.int32], blocks: Slots | None = None
+    ) -> bool:
         """Hand over labels (class indices) for slots given out before, all or none.
+
+        Args:
+            blocks: which the caller's record ids name; where given, a label whose block is not
+                its record's is refused by the agent.
 
         Returns:
             False where the ring has no room for them: nothing was taken, they are counted
             as turned away, and the caller may try again.
         """
-        rows = np.zeros(len(slots), self._ring.records.dtype)
-        rows["kind"], rows["slot"], rows["label"] = LABEL, slots, labels
+        count = len(slots)
         with self._ring.locked():
-            state = self._ring.state()
-            fits = len(rows) <= self._room(state.head)
+            self._look()
+            head = self._head
+            fits = bool(count <= self._capacity - (head - self._words[TAIL]))
             if fits:
                 done = 0
-                for place in self._ring.places(state.head, len(rows)):
-                    length = place.stop - place.start
-                    self._ring.records[place] = rows[done : done + length]
-                    done += length
-                state = state._replace(head=state.head + len(rows))
+                for place in self._ring.places(head, count):
+                    part = slice(done, done + place.stop - place.start)
+                    self._ring.clear(place)
+                    self._fields["slot"][place] = slots[part]
+                    self._fields["block"][place] = ANY_BLOCK if blocks is None else blocks[part]
+                    self._fields["label"][place] = labels[part]
+                    self._fields["kind"][place] = LABEL
+                    done = part.stop
+                self._publish(head + count, self._next_slot, self._dropped)
             else:
-                state = state._replace(dropped_labels=state.dropped_labels + len(rows))
-            self._ring.publish(state)
+                self._dropped_labels += count
+                self._publish(head, self._next_slot, self._dropped)
         return fits
 
     @property
@@ -131,14 +218,103 @@ class RingWriter:
 
     def close(self) -> None:
         self._fields.clear()
+        del self._words, self._memory
         self._ring.close()
 
-    def _room(self, head: int) -> int:
-        return self._ring.capacity - (head - self._ring.tail)
+    def _look(self) -> None:
+        """Take over what was published last, by whomever. Needs the lock."""
+        self._generation = self._words[GENERATION]
+        self._head, self._next_slot, self._dropped, self._dropped_labels = self._ring.state()
+
+    def _publish(self, head: int, next_slot: int, dropped: int) -> None:
+        """`RingFile.publish` without its look-ups: this runs once per request."""
+        generation = self._generation + 1
+        STATE.pack_into(
+            self._memory,
+            8 * STATES[generation % 2],
+            *(head, next_slot, dropped, self._dropped_labels),
+        )
+        if not ORDERED_STORES:
+            self._ring.fence()
+        self._words[GENERATION] = generation
+        self._generation = generation
+        self._head, self._next_slot, self._dropped = head, next_slot, dropped
+
+    def _kept(self, first: int, count: int, used: int) -> range | list[int]:
+        """Which of `count` rows are handed over while `used` places are taken."""
+        if used + count - 1 <= self._unthinned:
+            return range(count)
+        kept = []
+        for row in range(count):
+            step = THINNING[8 * used // self._capacity]
+            if step and (first + row) % step == 0:
+                kept.append(row)
+                used += 1
+        return kept
+
+    def _write_rows(
+        self,
+        fixed: tuple[BlockOf, int, float, Marks],
+        waiting: int,
+        inputs: npt.NDArray[Any],
+        logits: npt.NDArray[np.float32],
+        features: npt.NDArray[np.float32],
+    ) -> int:
+        """Write the rows of a batch that are kept behind the head; answers how many are not."""
+        block_of, release, now, marks = fixed
+        first, count, steady = self._next_slot, len(logits), self._steady()
+        kept = self._kept(first, count, waiting)
+        slots = [first + row for row in kept]
+        blocks = [block_of(slot, now) for slot in slots]
+        fields, done = self._fields, 0
+        for place in self._ring.places(self._head, len(kept)):
+            part = slice(done, done + place.stop - place.start)
+            fields["kind"][place], fields["purposes"][place] = OBSERVATION, marks.purposes
+            fields["release"][place], fields["time"][place] = release, now
+            fields["slot"][place], fields["block"][place] = slots[part], blocks[part]
+            fields["label"][place], fields["steady"][place] = NO_LABEL, steady
+            fields["subject"][place] = np.frombuffer(marks.subject, np.uint8)
+            rows = part if isinstance(kept, range) else kept[part]
+            self._write_content(place, rows, marks, inputs, logits, features)
+            done = part.stop
+        return count - len(kept)
+
+    def _write_content(
+        self,
+        place: slice,
+        rows: slice | list[int],
+        marks: Marks,
+        inputs: npt.NDArray[Any],
+        logits: npt.NDArray[np.float32],
+        features: npt.NDArray[np.float32],
+    ) -> None:
+        """Write what the purposes ask for, and nothing else: zeros where they do not."""
+        if not marks.purposes & (MONITORING | TRAINING):
+            self._ring.clear(place, start=_CONTENT)
+            return
+        fields = self._fields
+        fields["logits"][place], fields["features"][place] = logits[rows], features[rows]
+        if self._ring.layout.inputs:
+            wanted = marks.purposes & TRAINING
+            fields["inputs"][place] = inputs.reshape(len(inputs), -1)[rows] if wanted else 0
+
+    def _clear_unpublished(self) -> None:
+        """Remove what killed producers wrote and did not publish: they told nobody its slots."""
+        with self._ring.locked():
+            self._look()
+            kinds = self._fields["kind"]
+            for position in range(self._head, self._words[TAIL] + self._capacity):
+                place = position % self._capacity
+                if not kinds[place]:
+                    break
+                self._ring.clear(slice(place, place + 1))
 
 
 class RingReader:
-    """The one consumer of a ring. It remembers nothing: positions are the caller's to keep.
+    """The one consumer of a ring; not for use by several threads at once.
+
+    It remembers nothing: positions are the caller's to keep. It takes no lock, so that no
+    producer waits for it, whatever becomes of it.
 
     Raises:
         StateError: there is no ring yet (no worker has served), or it is damaged.
@@ -175,13 +351,60 @@ class RingReader:
         return rows, end
 
     def release(self, position: int) -> None:
-        """Let producers overwrite everything before `position`; call it when that is safe."""
-        self._ring.tail = position
+        """Give up everything before `position`: it is cleared, then producers may overwrite it.
+
+        Call it when nothing will ask for these records again: a reader that is killed in here
+        finds some of them empty.
+        """
+        tail = self._ring.tail
+        if position > tail:
+            for place in self._ring.places(tail, position - tail):
+                self._ring.clear(place)
+            self._ring.tail = position
+
+    def wipe(self, match: Match) -> int:
+        """Clear the content of matching observations that wait here, and labels given to them.
+
+        Released places hold nothing (`release`), so afterwards the file holds no byte of what
+        matched. A wiped observation keeps slot, block, release and time, and has no purpose.
+
+        Args:
+            match: told all waiting records (a view: not to be kept), observations and labels.
+
+        Returns:
+            how many observations were wiped.
+        """
+        tail, head = self._ring.tail, self._ring.state().head
+        waiting = [
+            (place, match(self._ring.records[place]))
+            for place in self._ring.places(tail, head - tail)
+        ]
+        slots = []
+        for place, matched in waiting:
+            rows = self._ring.records[place]
+            chosen = np.flatnonzero(
+                matched & (rows["kind"] == OBSERVATION) & (rows["purposes"] > 0)
+            )
+            slots.append(rows["slot"][chosen])
+            rows["purposes"][chosen] = 0  # first: a half wiped record counts no more
+            self._ring.clear(chosen + place.start, start=_CONTENT)
+        gone = np.concatenate(slots)
+        for place, matched in waiting:
+            rows = self._ring.records[place]
+            theirs = matched | np.isin(rows["slot"], gone)
+            chosen = np.flatnonzero(theirs & (rows["kind"] == LABEL))
+            self._ring.clear(chosen + place.start)
+        return len(gone)
 
     @property
     def position(self) -> int:
         """The oldest position that can still be read."""
         return self._ring.tail
+
+    @property
+    def waiting(self) -> int:
+        """Records that were not released yet."""
+        return self._ring.state().head - self._ring.tail
 
     @property
     def next_slot(self) -> int:
@@ -202,15 +425,14 @@ class RingReader:
         """Skip slots so that none below `slot` is given out (again); skipped ones are dropped.
 
         For a consumer that knows later slots than the ring: one that was lost, or fell back
-        in a power failure, must not give two rows one id.
+        in a power failure, must not give two rows one id. An append that has begun already may
+        still finish with the slot that it drew.
         """
-        with self._ring.locked():
-            state = self._ring.state()
-            missing = slot - state.next_slot
-            if missing > 0:
-                self._ring.publish(state._replace(next_slot=slot, dropped=state.dropped + missing))
-            if self._next_slot == state.next_slot:
-                self._next_slot = max(slot, state.next_slot)
+        before = self._ring.state().next_slot
+        if slot > self._ring.floor:
+            self._ring.floor = slot
+        if self._next_slot == before:
+            self._next_slot = max(slot, before)
 
     def close(self) -> None:
         self._ring.close()
@@ -224,6 +446,59 @@ class RingReader:
             if len(observations):
                 return int(rows["slot"][observations[0]])
         return state.next_slot
+
+
+def open_writer(path: Path, layout: RowLayout, capacity: int) -> RingWriter:
+    """The writer of a ring, made anew where the ring there is damaged or is for other rows.
+
+    Requests must be answered; what such a ring held is lost. An agent that reads it sees another
+    file in its place and goes over.
+
+    Raises:
+        TaskError: another worker serves rows of another layout with the ring.
+        StateError: the disk refused.
+    """
+    try:
+        return RingWriter(path, layout, capacity)
+    except StateError as error:
+        if not path.exists():
+            raise
+        if _in_use(path):
+            raise TaskError(f"a worker is writing into the ring there: {error}") from error
+        log.error("the ring is replaced, and what waited in it is lost: %s", error)
+    next_slot = _slots_given_out(path)
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StateError(f"cannot remove the ring {path}: {error}") from error
+    writer = RingWriter(path, layout, capacity)
+    reader = RingReader(path)
+    reader.never_below(next_slot)
+    reader.close()
+    return writer
+
+
+def _in_use(path: Path) -> bool:
+    """Whether another process writes into the ring."""
+    try:
+        with path.open("r+b") as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+    except (BlockingIOError, PermissionError):
+        return True
+    except OSError as error:
+        raise StateError(f"cannot open the ring {path}: {error}") from error
+    return False
+
+
+def _slots_given_out(path: Path) -> int:
+    """The next slot of a ring that may be damaged; then 0, and only the agent knows better."""
+    try:
+        ring = RingFile(path)
+    except StateError:
+        return 0
+    next_slot = ring.state().next_slot
+    ring.close()
+    return next_slot if next_slot < LARGEST_SLOT else 0
 
 
 def open_reader(path: Path) -> RingReader | None:

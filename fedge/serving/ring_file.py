@@ -4,7 +4,8 @@ One page of header, then `capacity` fixed-size records. What changes together
 (head, next arrival slot, drop counters) is kept twice; one aligned 8-byte store
 of `generation` switches to the other copy, so that a process may be killed
 between any two instructions and the file still tells one consistent story.
-The file outlives processes, not a power failure: it is never synced.
+The file outlives processes, not a power failure: it is never synced. It stays
+on its machine, so numbers have the machine's own byte order.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import contextlib
 import fcntl
 import mmap
 import os
+import platform
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,15 +26,79 @@ import numpy as np
 import numpy.typing as npt
 
 from fedge.errors import StateError
+from fedge.records import TaskSchema
+from fedge.records.task import Datatype
+from fedge.serving.marks import SUBJECT_BYTES
 
-MAGIC, VERSION, PAGE = b"FEDGRING", 1, 4096
+MAGIC, VERSION, PAGE = b"FEDGRING", 2, 4096
 
-_FIXED = struct.Struct("<8sIIIIQ")
-"""Magic, version, bytes of a record, features, inputs, capacity."""
-# A cache line apart: the two sides must not slow each other down.
-_GENERATION, _TAIL, _STATES = 64, 128, 192
+_FIXED = struct.Struct("=8sIIIII8sQ")
+"""Magic, version, bytes of a record, classes, features, inputs, their type, capacity."""
+
+# Header words (8 bytes each). A cache line apart: the two sides must not slow each other down.
+GENERATION, TAIL, FLOOR, STATES = 8, 16, 17, (24, 32)
+
+RECORD_HEAD = struct.Struct(f"@BBIqqddi{SUBJECT_BYTES}s")
+"""A record before its arrays: kind, purposes, release, block, slot, time, steady, label, subject.
+
+`time` is the wall clock's, `steady` the host's monotonic one's: windows close by the second, which
+no correction of the first moves.
+"""
+STATE = struct.Struct("@4Q")
+
+ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64", "i686")
+"""Stores become visible in program order (x86); elsewhere they are fenced."""
+
+VALUE_TYPES: dict[Datatype, str] = {
+    "BOOL": "|b1",
+    "UINT8": "|u1",
+    "UINT16": "<u2",
+    "UINT32": "<u4",
+    "UINT64": "<u8",
+    "INT8": "|i1",
+    "INT16": "<i2",
+    "INT32": "<i4",
+    "INT64": "<i8",
+    "FP16": "<f2",
+    "FP32": "<f4",
+    "FP64": "<f8",
+}
+"""How a value of each datatype is stored; BYTES has no fixed size and is not."""
 
 Records = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class RowLayout:
+    """How large one row's record is.
+
+    Attributes:
+        classes, features, inputs: logits, monitored features and input values of a row;
+            `inputs` is 0 where they are not kept.
+        values: numpy type of an input value, e.g. `<f4`.
+    """
+
+    classes: int
+    features: int
+    inputs: int
+    values: str = "<f4"
+
+    @classmethod
+    def of(cls, task: TaskSchema) -> RowLayout:
+        """The layout of a task's rows."""
+        values = VALUE_TYPES.get(task.input.datatype)
+        return cls(
+            classes=len(task.classes),
+            features=len(task.features),
+            inputs=0 if values is None else task.input.size,
+            values=values or "|u1",
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.classes} classes, {self.features} features and "
+            f"{self.inputs} inputs of type {self.values}"
+        )
 
 
 class RingState(NamedTuple):
@@ -40,7 +107,7 @@ class RingState(NamedTuple):
     Attributes:
         head: position after the last record; positions count 0, 1, 2, ... for ever.
         next_slot: arrival slot of the next row.
-        dropped: rows that got a slot but no record, because the ring was full.
+        dropped: rows that got a slot but no record, because the ring was filling up.
         dropped_labels: labels that were turned away, because the ring was full.
     """
 
@@ -50,27 +117,48 @@ class RingState(NamedTuple):
     dropped_labels: int
 
 
-def record_dtype(features: int, inputs: int) -> np.dtype[Any]:
-    """The record of a task with so many monitored features and input values per row."""
+def record_dtype(layout: RowLayout) -> np.dtype[Any]:
+    """The record of a row."""
     return np.dtype(
         [
             ("kind", "u1"),
-            ("release", "<u4"),
-            ("block", "<i8"),
-            ("slot", "<i8"),
-            ("time", "<f8"),
-            ("label", "<i4"),
-            ("prediction", "<i4"),
-            ("confidence", "<f4"),
-            ("ood", "<f4"),
-            ("features", "<f4", (features,)),
-            ("inputs", "<f4", (inputs,)),
+            ("purposes", "u1"),
+            ("release", "u4"),
+            ("block", "i8"),
+            ("slot", "i8"),
+            ("time", "f8"),
+            ("steady", "f8"),
+            ("label", "i4"),
+            ("subject", "u1", (SUBJECT_BYTES,)),
+            ("logits", "f4", (layout.classes,)),
+            ("features", "f4", (layout.features,)),
+            ("inputs", layout.values, (layout.inputs,)),
         ],
         align=True,
     )
 
 
-def create_ring(path: Path, *, features: int, inputs: int, capacity: int) -> None:
+class Spans(NamedTuple):
+    """Where a record's arrays lie, in bytes from its start; `inputs` is empty if not kept.
+
+    Logits end where features begin; inputs may need a gap before them.
+    """
+
+    logits: int
+    features: int
+    features_end: int
+    inputs: int
+    inputs_end: int
+
+    @classmethod
+    def of(cls, layout: RowLayout) -> Spans:
+        fields: Mapping[str, Any] = record_dtype(layout).fields or {}
+        logits, features, inputs = (fields[n][1] for n in ("logits", "features", "inputs"))
+        size = layout.inputs * np.dtype(layout.values).itemsize
+        return cls(logits, features, features + 4 * layout.features, inputs, inputs + size)
+
+
+def create_ring(path: Path, layout: RowLayout, capacity: int) -> None:
     """Make an empty ring file unless there is one; two processes may try at once.
 
     Raises:
@@ -78,13 +166,22 @@ def create_ring(path: Path, *, features: int, inputs: int, capacity: int) -> Non
     """
     if path.exists():
         return
-    dtype = record_dtype(features, inputs)
+    size = record_dtype(layout).itemsize
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    header = _FIXED.pack(MAGIC, VERSION, dtype.itemsize, features, inputs, capacity)
+    header = _FIXED.pack(
+        MAGIC,
+        VERSION,
+        size,
+        layout.classes,
+        layout.features,
+        layout.inputs,
+        layout.values.encode(),
+        capacity,
+    )
     try:
         with part.open("wb") as file:
             # Blocks are taken now: a full disk must not become a SIGBUS while serving.
-            os.posix_fallocate(file.fileno(), 0, PAGE + capacity * dtype.itemsize)
+            os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
             file.write(header)
             file.flush()
             os.fsync(file.fileno())
@@ -101,6 +198,9 @@ class RingFile:
 
     Attributes:
         records: structured array view, one element per place in the ring.
+        words: the header as native 8-byte words. CPython copies one of them with a single
+            8-byte move, which an aligned address makes atomic.
+        memory: the whole file.
 
     Raises:
         StateError: missing, of another version, or not of the size that it claims.
@@ -117,66 +217,86 @@ class RingFile:
         except BaseException:
             self._file.close()
             raise
+        self.handle = self._file.fileno()
         self._order = threading.Lock()
         self._order.acquire()
 
     def _map(self, size: int) -> None:
         if size < PAGE:
             raise StateError(f"{self.path} is no ring: {size} bytes")
-        self._memory = mmap.mmap(self._file.fileno(), size)
-        fixed: tuple[bytes, int, int, int, int, int] = _FIXED.unpack_from(self._memory)
-        magic, version, itemsize, self.features, self.inputs, self.capacity = fixed
-        dtype = record_dtype(self.features, self.inputs)
-        if (magic, version, itemsize) != (MAGIC, VERSION, dtype.itemsize):
+        self.memory = mmap.mmap(self._file.fileno(), size)
+        fixed: tuple[bytes, int, int, int, int, int, bytes, int] = _FIXED.unpack_from(self.memory)
+        magic, version, itemsize, classes, features, inputs, values, self.capacity = fixed
+        text = values.rstrip(b"\0").decode("ascii", "replace")
+        if (magic, version) != (MAGIC, VERSION) or text not in VALUE_TYPES.values():
             raise StateError(f"{self.path} is no ring of version {VERSION}")
-        if size != PAGE + self.capacity * dtype.itemsize or self.capacity < 1:
+        self.layout = RowLayout(classes, features, inputs, text)
+        # Sizes first: a dtype of damaged counts could ask for any amount of memory.
+        if size != PAGE + self.capacity * itemsize or self.capacity < 1:
             raise StateError(f"{self.path} is damaged: {size} bytes for {self.capacity} records")
-        self._generation = self._words(_GENERATION, (1,))
-        self._tail = self._words(_TAIL, (1,))
-        self._states = self._words(_STATES, (2, len(RingState._fields)))
-        self.records: Records = np.ndarray(self.capacity, dtype, self._memory, PAGE)
-
-    def _words(self, offset: int, shape: tuple[int, ...]) -> npt.NDArray[np.uint64]:
-        """Header words as numpy sees them: its stores are single, `struct`'s are not."""
-        strides = (64, 8)[-len(shape) :]
-        return np.ndarray(shape, np.uint64, self._memory, offset, strides)
+        counts = max(classes, features, inputs)
+        if counts > size or record_dtype(self.layout).itemsize != itemsize:
+            raise StateError(f"{self.path} is damaged: rows of {itemsize} bytes")
+        self.words = memoryview(self.memory)[:PAGE].cast("Q")
+        self.records: Records = np.ndarray(
+            self.capacity, record_dtype(self.layout), self.memory, PAGE
+        )
+        self._bytes: npt.NDArray[np.uint8] = np.ndarray(
+            (self.capacity, itemsize), np.uint8, self.memory, PAGE
+        )
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep other producers out; the kernel lets go when the holder dies."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        fcntl.flock(self.handle, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            fcntl.flock(self.handle, fcntl.LOCK_UN)
 
     def state(self) -> RingState:
-        """The state that was published last."""
+        """The state that was published last, no slot below the consumer's floor."""
+        words = self.words
         while True:
-            generation = int(self._generation[0])
-            self._fence()
-            state = RingState(*self._states[generation % 2].tolist())
-            self._fence()
+            generation = words[GENERATION]
+            self.fence()
+            state = RingState(*STATE.unpack_from(self.memory, 8 * STATES[generation % 2]))
+            self.fence()
             # Unchanged: nobody can have begun to overwrite this copy.
-            if int(self._generation[0]) == generation:
-                return state
+            if words[GENERATION] == generation:
+                break
+        missing = words[FLOOR] - state.next_slot
+        if missing > 0:
+            state = state._replace(
+                next_slot=state.next_slot + missing, dropped=state.dropped + missing
+            )
+        return state
 
     def publish(self, state: RingState) -> None:
         """Make `state`, and all records written before, visible at once. Needs the lock."""
-        generation = int(self._generation[0]) + 1
-        self._states[generation % 2] = state
-        self._fence()
-        self._generation[0] = generation
+        generation = self.words[GENERATION] + 1
+        STATE.pack_into(self.memory, 8 * STATES[generation % 2], *state)
+        self.fence()
+        self.words[GENERATION] = generation
 
     @property
     def tail(self) -> int:
         """Position of the oldest record that is still needed."""
-        return int(self._tail[0])
+        return self.words[TAIL]
 
     @tail.setter
     def tail(self, position: int) -> None:
-        self._fence()
-        self._tail[0] = position
+        self.fence()
+        self.words[TAIL] = position
+
+    @property
+    def floor(self) -> int:
+        """No slot below it is given out any more; the consumer's to set, without the lock."""
+        return self.words[FLOOR]
+
+    @floor.setter
+    def floor(self, slot: int) -> None:
+        self.words[FLOOR] = slot
 
     def places(self, position: int, count: int) -> list[slice]:
         """Where `count` records from `position` lie: one slice, or two at the wrap."""
@@ -186,17 +306,23 @@ class RingFile:
             return [slice(start, end)]
         return [slice(start, self.capacity), slice(0, end - self.capacity)]
 
+    def clear(self, places: slice | npt.NDArray[np.int64], *, start: int = 0) -> None:
+        """Write zeros over records, from byte `start` of each on."""
+        self._bytes[places, start:] = 0
+
     def close(self) -> None:
         """Unmap; views that a caller still holds keep the memory alive."""
-        del self.records, self._states, self._tail, self._generation
+        del self.records, self._bytes
+        self.words.release()
         with contextlib.suppress(BufferError):
-            self._memory.close()
+            self.memory.close()
         self._file.close()
 
-    def _fence(self) -> None:
+    def fence(self) -> None:
         """Order the stores before against those after, also where the processor would not (arm64).
 
         A release followed by an acquire of one lock is a full barrier there.
         """
-        self._order.release()
-        self._order.acquire()
+        if not ORDERED_STORES:
+            self._order.release()
+            self._order.acquire()

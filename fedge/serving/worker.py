@@ -5,71 +5,55 @@
 It inherits the listening socket and one end of a socket pair from the supervisor.
 Over the pair go JSON lines. First the worker loads and probes the release and
 says `{"event": "ready", ...}` or `{"event": "failed", ...}` (and ends); no request
-was touched so far. Then it obeys: `{"command": "serve"}`, answered by
-`{"event": "serving"}`, and `{"command": "drain", "seconds": s}`, after which it ends.
-When the line breaks the supervisor is gone, and so is the worker.
+was touched so far. Then it obeys:
+
+- `{"command": "serve"}`, answered by `{"event": "serving"}`;
+- `{"command": "ping"}`, answered by `{"event": "pong"}`;
+- `{"command": "unready"}`: says from now on that it is not ready, and serves all the same;
+- `{"command": "drain", "seconds": s}`: no new connections, which `{"event": "draining"}`
+  confirms, and the last answers; then it ends.
+
+When the line breaks the supervisor is gone, and so is the worker. What is put together
+from which settings is told by `fedge.serving.composition`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import gc
 import json
 import logging
+import resource
 import signal
 import socket
 import sys
-import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import uvloop
 
 from fedge.config import GatewaySettings
 from fedge.errors import FedgeError, UpdateRejectedError
-from fedge.identity import Identity
 from fedge.lifetime import die_with_parent
-from fedge.privacy.policy import read_policy
-from fedge.serving.app import InferenceApp, Limits
+from fedge.logs import log_to_stderr
+from fedge.serving.composition import Serving, compose
 from fedge.serving.listener import Listener
-from fedge.serving.probes import ProbeResult, probe
-from fedge.serving.record_ids import block_numbering, id_prefix
-from fedge.serving.release import load_release
-from fedge.serving.ring import RingWriter
 
 log = logging.getLogger(__name__)
 
 EXIT_OK, EXIT_FAILED = 0, 1
+SPARE_HANDLES = 128
+"""File handles beside those of connections: ring, logs, upstream and the like."""
 
 
-def prepare(settings: GatewaySettings, slot: str) -> tuple[InferenceApp, ProbeResult]:
-    """Load and probe the release in `slot`; everything but the socket is ready afterwards.
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The sockets that were inherited: the shared port, and where other models' workers call."""
 
-    Raises:
-        FedgeError: it must not serve; says why.
-    """
-    state_dir = settings.state_dir
-    release = load_release(state_dir / "slots" / slot, settings)
-    result = probe(release)
-    task = release.task
-    ring = RingWriter(
-        state_dir / "ring.bin",
-        features=len(task.features),
-        inputs=task.input.size,
-        capacity=settings.ring_slots,
-    )
-    app = InferenceApp(
-        release,
-        result,
-        ring,
-        Limits(settings.max_body_bytes, settings.max_batch, settings.feedback_slots),
-        # Only the name is kept: the worker signs nothing.
-        gateway=id_prefix(Identity.load(state_dir / "identity.pem").fingerprint),
-        block_of=block_numbering(
-            read_policy(state_dir / "policy.toml").block, settings.window_slots
-        ),
-        clock=time.time,
-    )
-    return app, result
+    shared: socket.socket
+    local: socket.socket | None = None
 
 
 class ControlLine:
@@ -95,18 +79,62 @@ class ControlLine:
         return command
 
 
-async def run(settings: GatewaySettings, slot: str, listening: socket.socket, control: int) -> int:
+class Service:
+    """What was put together, on its sockets."""
+
+    def __init__(self, serving: Serving, doors: Doors) -> None:
+        self._serving = serving
+        limits, observer = serving.limits, serving.observer
+        self._listeners = [
+            Listener(serving.guard, doors.shared, limits, tls=serving.tls, observer=observer)
+        ]
+        if doors.local is not None:
+            # Its callers are workers of this gateway, and passed their own guard.
+            self._listeners.append(Listener(serving.app, doors.local, limits, observer=observer))
+
+    async def serve(self) -> None:
+        """Accept requests; returns once all sockets listen."""
+        for listener in self._listeners:
+            await listener.serve()
+        self._tell_ready(True)
+
+    def unready(self) -> None:
+        """Say that this worker is not ready, so that callers go elsewhere; serve who does not."""
+        self._serving.app.draining = True
+        self._tell_ready(False)
+
+    @property
+    def accepting(self) -> bool:
+        return any(listener.accepting for listener in self._listeners)
+
+    async def drain(self, seconds: float) -> None:
+        """See `Listener.drain`."""
+        self.unready()
+        if self._serving.batcher is not None:
+            self._serving.batcher.drain()
+        await asyncio.gather(*(listener.drain(seconds) for listener in self._listeners))
+
+    def _tell_ready(self, ready: bool) -> None:
+        if self._serving.stats is not None:
+            self._serving.stats.ready(ready)
+
+
+async def run(settings: GatewaySettings, family: str, slot: str, doors: Doors, control: int) -> int:
     """Probe, then serve and drain as told. Answers the exit status."""
     line = await ControlLine.open(control)
     try:
-        app, result = prepare(settings, slot)
+        serving = compose(settings, family, slot)
     except FedgeError as error:
         reason = error.reason if isinstance(error, UpdateRejectedError) else "not-ready"
         log.error("slot %s does not serve: %s", slot, error)
         await line.tell("failed", reason=reason, detail=str(error))
         return EXIT_FAILED
-    await line.tell("ready", latency_us=result.latency_us, golden_max_abs=result.golden_max_abs)
-    listener = Listener(app, listening)
+    # What was loaded stays: collecting garbage need not look at it again, request after request.
+    gc.collect()
+    gc.freeze()
+    probed = serving.probed
+    await line.tell("ready", latency_us=probed.latency_us, golden_max_abs=probed.golden_max_abs)
+    service = Service(serving, doors)
     stopping = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     terminated = asyncio.ensure_future(stopping.wait())
@@ -115,38 +143,59 @@ async def run(settings: GatewaySettings, slot: str, listening: socket.socket, co
         await asyncio.wait({command, terminated}, return_when=asyncio.FIRST_COMPLETED)
         told = command.result() if command.done() else {"command": "drain", "seconds": 0.0}
         if told["command"] == "serve":
-            await listener.serve()
+            await service.serve()
             await line.tell("serving")
+        elif told["command"] == "ping":
+            await line.tell("pong")
+        elif told["command"] == "unready":
+            service.unready()
         else:
-            draining = asyncio.ensure_future(listener.drain(float(str(told["seconds"]))))
+            draining = asyncio.ensure_future(service.drain(float(str(told["seconds"]))))
+            while service.accepting:
+                await asyncio.sleep(0)
+            with contextlib.suppress(OSError):  # the line may be what broke
+                await line.tell("draining")
             await asyncio.wait({draining, terminated}, return_when=asyncio.FIRST_COMPLETED)
             if not draining.done():
                 draining.cancel()
-                await listener.drain(0.0)
+                await service.drain(0.0)
             return EXIT_OK
+
+
+def allow_handles(connections: int) -> None:
+    """Raise the process's own limit of open files as far as so many connections need."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + SPARE_HANDLES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def main() -> int:
     die_with_parent()
     parser = argparse.ArgumentParser(prog="fedge.serving.worker")
     parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--model", help="the served model's family; the first one's if left out")
     parser.add_argument("--slot", choices=["A", "B"], required=True)
     parser.add_argument("--listen-fd", type=int, required=True)
     parser.add_argument("--control-fd", type=int, required=True)
+    parser.add_argument("--local-fd", type=int, help="where other models' workers hand on requests")
     args = parser.parse_args()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
     # Ctrl-C reaches the whole terminal group; the supervisor decides what ends when.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         settings = GatewaySettings.load(args.config)
+        family = args.model or settings.family
+        settings.for_model(family)
     except FedgeError as error:
         print(f"fedge worker: {error}", file=sys.stderr)
         return EXIT_FAILED
-    listening = socket.socket(fileno=args.listen_fd)
+    log_to_stderr("worker", settings.log_format)
+    allow_handles(settings.limits.max_connections)
+    local = None if args.local_fd is None else socket.socket(fileno=args.local_fd)
+    doors = Doors(socket.socket(fileno=args.listen_fd), local)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run(settings, args.slot, listening, args.control_fd))
+        return runner.run(run(settings, family, args.slot, doors, args.control_fd))
 
 
 if __name__ == "__main__":

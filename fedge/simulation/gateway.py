@@ -21,10 +21,13 @@ from fedge.privacy.grants import Grant
 from fedge.privacy.noise import Noise, SeededNoise
 from fedge.privacy.policy import write_policy
 from fedge.records import PrivacyPolicy, ReleaseManifest, TrainingPlan
+from fedge.records.purposes import purpose_bits
+from fedge.serving.marks import Marks
 from fedge.serving.probes import probe
 from fedge.serving.record_ids import block_numbering
 from fedge.serving.release import ServedRelease, load_release
 from fedge.serving.ring import RingWriter
+from fedge.serving.ring_file import RowLayout
 from fedge.tasks.code import TaskCode
 from fedge_client.agent.agent import Agent, Ports
 from fedge_client.agent.courier_port import answer_request
@@ -173,14 +176,17 @@ class SimulatedGateway:
                     options.code, noise, release, plan, records
                 ),
                 worker_restarts=lambda: 0,
+                steady=options.clock,
+                boot="simulated",
             ),
         )
         self._ring = RingWriter(
             folder / "ring.bin",
-            features=len(schema.features),
-            inputs=schema.input.size,
-            capacity=self.settings.ring_slots,
+            RowLayout.of(schema),
+            self.settings.ring_slots,
+            steady=options.clock,
         )
+        self._block_of = block_numbering(options.policy.block, options.window_slots)
 
     def answer(self, inputs: Inputs, labels: Labels | None, label_every: int) -> Labels:
         """Serve a batch as the worker does, with the labels of every n-th slot fed back.
@@ -196,12 +202,14 @@ class SimulatedGateway:
         if serving is None:
             raise RuntimeError("no release is installed yet")
         scores = serving.model.run(inputs)
-        first = self._ring.append_batch(
-            block_numbering(self._options.policy.block, self.settings.window_slots),
+        first = self._ring.append(
+            self._block_of,
             serving.manifest.counter,
             self._options.clock(),
+            Marks(purpose_bits(serving.task.purposes)),
             inputs,
-            scores,
+            scores.logits,
+            scores.features,
         )
         if labels is not None:
             slots = np.arange(first, first + len(inputs))

@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect
 
 from fedge.config import ServerSettings
 from fedge.errors import (
+    AuditConflictError,
     EnvelopeTooLargeError,
     FedgeError,
     RecordError,
@@ -41,6 +42,7 @@ STATUSES: tuple[tuple[type[FedgeError], int], ...] = (
     (SignatureError, 403),
     (SequenceConflictError, 409),
     (WindowConflictError, 409),
+    (AuditConflictError, 409),
     (RecordError, 400),
     (StateError, 503),
 )

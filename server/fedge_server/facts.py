@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from fedge.errors import RecordError, StateError
 from fedge.records import Record, RunSpec, WindowReport
 from fedge_server.database import Database
-from fedge_server.fleet import Fleet, Gateway, read_stored_report
+from fedge_server.fleet import Fleet, Gateway, read_stored_audit, read_stored_report
 from fedge_server.tables import envelopes, run_states, runs
 
 CREATED = "created"
@@ -78,6 +78,24 @@ class Facts:
             for who, data in connection.execute(query):
                 found.setdefault(who, []).append(read_stored_report(data))
         return {who: tuple(reports) for who, reports in found.items()}
+
+    def ledger_entries(self, gateway: str) -> tuple[bytes, ...]:
+        """The stored ledger entries of a gateway by number, each once, the very bytes.
+
+        Raises:
+            StateError: a stored batch is damaged.
+        """
+        query = (
+            select(envelopes.c.envelope)
+            .where(envelopes.c.gateway == gateway, envelopes.c.kind == "audit")
+            .order_by(envelopes.c.audit_first)
+        )
+        found: dict[int, bytes] = {}
+        with self._database.reading() as connection:
+            for (data,) in connection.execute(query):
+                batch = read_stored_audit(data)
+                found.update(enumerate(batch.entries, batch.first_seq))
+        return tuple(found[seq] for seq in sorted(found))
 
     def create_run(self, spec: RunSpec) -> bool:
         """Store a run, in state `created`. True if this call created it.

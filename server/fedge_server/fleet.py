@@ -18,8 +18,10 @@ from fedge.errors import RecordError, SettingError, StateError
 from fedge.identity import Envelope, fingerprint
 from fedge.profiles.wire import decode_report
 from fedge.records import (
+    AuditBatch,
     Count,
     Fingerprint,
+    GapRecord,
     GatewayStatus,
     Name,
     PublicKeyHex,
@@ -65,8 +67,9 @@ class GatewayState(Record):
         envelopes, reports: how many are stored.
         next_seq: one more than the largest number seen.
         missing: numbers below `next_seq` that are not stored. Such an envelope still waits in
-            the gateway's spool, was refused here for good, or was dropped from the spool (the
-            status counts these).
+            the gateway's spool, was refused here for good, or was pushed out of the spool.
+        given_up: how many were pushed out of the spool, by the gap records that came.
+        audit_seq: number of the latest ledger entry that is stored; null if none is.
         status: the latest by number; null if none ever came.
         last_report: of the latest window; null if none ever came.
     """
@@ -79,6 +82,8 @@ class GatewayState(Record):
     reports: Count
     next_seq: int = Field(ge=0)
     missing: int = Field(ge=0)
+    given_up: Count = 0
+    audit_seq: Count | None = None
     status: GatewayStatus | None
     last_report: LastReport | None
 
@@ -91,7 +96,12 @@ class GatewayState(Record):
         last = self.last_report
         parts.append(f"last window {last.window}" if last is not None else "no window reported")
         if self.missing:
-            parts.append(f"{self.missing} numbers missing")
+            given_up = f", {self.given_up} of them given up there" if self.given_up else ""
+            parts.append(f"{self.missing} numbers missing{given_up}")
+        elif self.given_up:
+            parts.append(f"{self.given_up} envelopes given up there")
+        if self.audit_seq is not None:
+            parts.append(f"ledger up to entry {self.audit_seq}")
         parts.append(f"last seen {_time(self.last_seen_at)}")
         return ", ".join(parts)
 
@@ -108,11 +118,13 @@ class GatewayDetail(Record):
 
     Attributes:
         gaps: first and last missing number of each gap, the oldest first, `MAX_GAPS` at most.
+        gap_records: what the gateway's spool says it gave up, the latest `MAX_GAPS` of them.
     """
 
     at: float
     gateway: GatewayState
     gaps: tuple[tuple[int, int], ...]
+    gap_records: tuple[GapRecord, ...] = ()
 
 
 class Fleet:
@@ -162,7 +174,12 @@ class Fleet:
             if not found:
                 return None
             (state,) = _states(connection, found, gateway)
-            return GatewayDetail(at=self._clock(), gateway=state, gaps=_gaps(connection, gateway))
+            return GatewayDetail(
+                at=self._clock(),
+                gateway=state,
+                gaps=_gaps(connection, gateway),
+                gap_records=_gap_records(connection, gateway),
+            )
 
 
 def read_stored_report(data: bytes) -> WindowReport:
@@ -175,6 +192,18 @@ def read_stored_report(data: bytes) -> WindowReport:
         return decode_report(Envelope.from_bytes(data).payload)
     except RecordError as error:
         raise StateError(f"a stored report cannot be read: {error}") from error
+
+
+def read_stored_audit(data: bytes) -> AuditBatch:
+    """The ledger entries inside a stored envelope.
+
+    Raises:
+        StateError: they were readable when they were taken and are not now.
+    """
+    try:
+        return AuditBatch.from_bytes(Envelope.from_bytes(data).payload)
+    except RecordError as error:
+        raise StateError(f"a stored audit cannot be read: {error}") from error
 
 
 def _installed(status: GatewayStatus | None) -> str:
@@ -235,6 +264,8 @@ def _states(
         func.max(columns.seq).label("seq"),
         func.max(columns.report_window).label("window"),
         func.max(columns.received_at).label("received_at"),
+        func.max(columns.audit_last).label("audit_last"),
+        func.sum(columns.given_up).label("given_up"),
     ).group_by(columns.gateway, columns.kind)
     if only is not None:
         totals = totals.where(columns.gateway == only)
@@ -250,6 +281,8 @@ def _state(
     next_seq = max((row.seq + 1 for row in own), default=0)
     status = totals.get((gateway.fingerprint, "status"))
     report = totals.get((gateway.fingerprint, "report"))
+    audit = totals.get((gateway.fingerprint, "audit"))
+    gap = totals.get((gateway.fingerprint, "gap"))
     return GatewayState(
         fingerprint=gateway.fingerprint,
         name=gateway.name,
@@ -259,6 +292,8 @@ def _state(
         reports=report.stored if report else 0,
         next_seq=next_seq,
         missing=next_seq - stored,
+        given_up=int(gap.given_up) if gap else 0,
+        audit_seq=audit.audit_last if audit else None,
         status=_status(connection, gateway.fingerprint, status.seq) if status else None,
         last_report=_report(connection, gateway.fingerprint, report.window) if report else None,
     )
@@ -283,6 +318,21 @@ def _report(connection: Connection, gateway: str, window: int) -> LastReport:
     report = read_stored_report(data)
     shown = set(LastReport.model_fields) - {"received_at"}
     return LastReport(**report.model_dump(include=shown), received_at=received_at)
+
+
+def _gap_records(connection: Connection, gateway: str) -> tuple[GapRecord, ...]:
+    columns = envelopes.c
+    query = (
+        select(columns.envelope)
+        .where(columns.gateway == gateway, columns.kind == "gap")
+        .order_by(columns.seq.desc())
+        .limit(MAX_GAPS)
+    )
+    try:
+        found = [Envelope.from_bytes(data).payload for (data,) in connection.execute(query)]
+        return tuple(GapRecord.from_bytes(payload) for payload in reversed(found))
+    except RecordError as error:
+        raise StateError(f"a stored gap record cannot be read: {error}") from error
 
 
 def _gaps(connection: Connection, gateway: str) -> tuple[tuple[int, int], ...]:

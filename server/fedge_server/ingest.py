@@ -1,36 +1,66 @@
 """Taking in what gateways push: from untrusted bytes to a row of the log.
 
 An envelope is taken whole or not at all, and is on the disk before the answer goes
-out. Numbers may arrive in any order. What the log says about the fleet is derived
-elsewhere; updates of a round come through Flower and never arrive here.
+out. Numbers may arrive in any order. Ledger entries must follow from one another and
+from those that are stored; what they add up to, and what the log says about the fleet,
+is derived elsewhere. Updates of a round come through Flower and never arrive here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from fedge.errors import (
+    AuditConflictError,
     EnvelopeError,
     EnvelopeTooLargeError,
+    RecordError,
     SequenceConflictError,
     StateError,
     UnknownKeyError,
     WindowConflictError,
 )
 from fedge.identity import MAGIC, MAX_HEADER_BYTES, Envelope, EnvelopeKind
+from fedge.privacy.entries import FIRST_HASH, AnyEntry, Created, read_entry
 from fedge.profiles.wire import decode_report
-from fedge.records import Count, Fingerprint, GatewayStatus, Record, Sha256
+from fedge.records import (
+    AuditBatch,
+    Count,
+    Fingerprint,
+    GapRecord,
+    GatewayStatus,
+    Record,
+    Sha256,
+)
 from fedge_server.database import Database
+from fedge_server.fleet import read_stored_audit
 from fedge_server.tables import envelopes, gateways
 
 ENVELOPE_BYTES = len(MAGIC) + 2 + MAX_HEADER_BYTES + 64
 """Most that an envelope adds to its payload."""
 
-Reader = Callable[[bytes], int | None]
-"""Reads a payload strictly and answers the window that it reports, if it is a report."""
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a payload is about, as far as the log must know.
+
+    Attributes:
+        window: that it reports.
+        entries: of the gateway's ledger, read and checked against one another.
+        given_up: how many envelopes it says will never come.
+    """
+
+    window: int | None = None
+    entries: tuple[AnyEntry, ...] = ()
+    given_up: int | None = None
+
+
+Reader = Callable[[bytes, bool], Subject]
+"""Reads a payload strictly; the second argument says whether its envelope is a simulated one."""
 
 
 class Receipt(Record):
@@ -41,15 +71,48 @@ class Receipt(Record):
     payload_sha256: Sha256
 
 
-def _report_window(payload: bytes) -> int:
-    return decode_report(payload).window
+def _read_report(payload: bytes, _simulated: bool) -> Subject:
+    return Subject(window=decode_report(payload).window)
 
 
-def _check_status(payload: bytes) -> None:
+def _read_status(payload: bytes, _simulated: bool) -> Subject:
     GatewayStatus.from_bytes(payload)
+    return Subject()
 
 
-READERS: Mapping[EnvelopeKind, Reader] = {"report": _report_window, "status": _check_status}
+def _read_gap(payload: bytes, _simulated: bool) -> Subject:
+    return Subject(given_up=GapRecord.from_bytes(payload).count)
+
+
+def _read_audit(payload: bytes, simulated: bool) -> Subject:
+    """Entries whose numbers and hashes follow from one another.
+
+    Raises:
+        RecordError: they do not, or one is no entry in its canonical form.
+    """
+    batch = AuditBatch.from_bytes(payload)
+    entries: list[AnyEntry] = []
+    for seq, data in enumerate(batch.entries, batch.first_seq):
+        entry = read_entry(data)
+        if entry.to_bytes() != data or entry.seq != seq:
+            raise RecordError(f"audit batch: entry {seq} is not written as a ledger writes it")
+        if entry.simulated != simulated:
+            raise RecordError(f"audit batch: entry {seq} mixes simulated and real")
+        begins = seq == 0
+        if isinstance(entry, Created) != begins or (entry.previous == FIRST_HASH) != begins:
+            raise RecordError(f"audit batch: entry {seq} is out of place: a ledger begins once")
+        if entries and entry.previous != entries[-1].hash:
+            raise RecordError(f"audit batch: entry {seq} does not follow from the one before it")
+        entries.append(entry)
+    return Subject(entries=tuple(entries))
+
+
+READERS: Mapping[EnvelopeKind, Reader] = {
+    "report": _read_report,
+    "status": _read_status,
+    "audit": _read_audit,
+    "gap": _read_gap,
+}
 """The kinds that are taken."""
 
 
@@ -85,6 +148,8 @@ class Ingest:
             SignatureError: the signature does not fit.
             SequenceConflictError: the number is stored for another payload.
             WindowConflictError: the window is stored under another number.
+            AuditConflictError: other ledger entries are stored under these numbers, or stored
+                ones do not follow from these.
             StateError: the database does not answer; nothing was stored, send again later.
         """
         if len(data) > self.max_bytes:
@@ -93,7 +158,7 @@ class Ingest:
         reader = self._reader(envelope)
         envelope.verify(self._public_key(envelope.header.gateway))
         # Only bytes of an admitted sender come as far as the parsers of payloads.
-        self._store(envelope, reader(envelope.payload))
+        self._store(envelope, reader(envelope.payload, envelope.header.simulated))
         header = envelope.header
         return Receipt(gateway=header.gateway, seq=header.seq, payload_sha256=header.payload_sha256)
 
@@ -118,12 +183,12 @@ class Ingest:
             raise UnknownKeyError(gateway)
         return bytes.fromhex(found)
 
-    def _store(self, envelope: Envelope, window: int | None) -> None:
+    def _store(self, envelope: Envelope, subject: Subject) -> None:
         for last_try in (False, True):
             try:
                 with self._database.writing() as connection:
-                    if not _stored(connection, envelope, window):
-                        connection.execute(insert(envelopes).values(self._row(envelope, window)))
+                    if not _stored(connection, envelope, subject):
+                        connection.execute(insert(envelopes).values(self._row(envelope, subject)))
                 return
             except IntegrityError as error:
                 # Another process stored the number between our look and our insert (SQLite's
@@ -131,21 +196,24 @@ class Ingest:
                 if last_try:
                     raise StateError(f"the envelope log refuses a row: {error.orig}") from error
 
-    def _row(self, envelope: Envelope, window: int | None) -> dict[str, object]:
+    def _row(self, envelope: Envelope, subject: Subject) -> dict[str, object]:
         header = envelope.header
         return {
             "gateway": header.gateway,
             "seq": header.seq,
             "kind": header.kind,
             "payload_sha256": header.payload_sha256,
-            "report_window": window,
+            "report_window": subject.window,
+            "audit_first": subject.entries[0].seq if subject.entries else None,
+            "audit_last": subject.entries[-1].seq if subject.entries else None,
+            "given_up": subject.given_up,
             "received_at": self._clock(),
             # Written anew: of all byte strings that hold this envelope, the canonical one.
             "envelope": envelope.to_bytes(),
         }
 
 
-def _stored(connection: Connection, envelope: Envelope, window: int | None) -> bool:
+def _stored(connection: Connection, envelope: Envelope, subject: Subject) -> bool:
     """Whether this envelope is in the log already; refuses what contradicts the log."""
     header, columns = envelope.header, envelopes.c
     own = columns.gateway == header.gateway
@@ -155,8 +223,38 @@ def _stored(connection: Connection, envelope: Envelope, window: int | None) -> b
         if tuple(found) == (header.kind, header.payload_sha256):
             return True
         raise SequenceConflictError(header.gateway, header.seq)
-    if window is not None:
-        same_window = select(columns.seq).where(own, columns.report_window == window)
+    if subject.window is not None:
+        same_window = select(columns.seq).where(own, columns.report_window == subject.window)
         if connection.execute(same_window).first() is not None:
-            raise WindowConflictError(header.gateway, window)
+            raise WindowConflictError(header.gateway, subject.window)
+    if subject.entries:
+        _check_ledger(connection, header.gateway, subject.entries)
     return False
+
+
+def _check_ledger(connection: Connection, gateway: str, entries: tuple[AnyEntry, ...]) -> None:
+    """Compare entries with the stored ones that they overlap or touch.
+
+    Raises:
+        AuditConflictError: they cannot be of one ledger.
+    """
+    # No constraint can say this: on Postgres two batches of one gateway take their turns here.
+    connection.execute(
+        select(gateways.c.fingerprint).where(gateways.c.fingerprint == gateway).with_for_update()
+    )
+    columns = envelopes.c
+    query = select(columns.envelope).where(
+        columns.gateway == gateway,
+        columns.audit_last >= entries[0].seq - 1,
+        columns.audit_first <= entries[-1].seq + 1,
+    )
+    hashes = {entry.seq: entry.hash for entry in entries}
+    previous = {entry.seq: entry.previous for entry in entries}
+    for (data,) in connection.execute(query):
+        for entry in map(read_entry, read_stored_audit(data).entries):
+            if (
+                hashes.get(entry.seq, entry.hash) != entry.hash
+                or previous.get(entry.seq + 1, entry.hash) != entry.hash
+                or hashes.get(entry.seq - 1, entry.previous) != entry.previous
+            ):
+                raise AuditConflictError(gateway, entry.seq)

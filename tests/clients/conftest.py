@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests_clients import WINDOW, Centre, Gateway, write_release
+from tests_clients import TASK, WINDOW, Centre, Gateway, write_release
 
 from fedge.config import GatewaySettings
 from fedge.delivery.journal import Install, InstallJournal, Running
@@ -14,13 +16,21 @@ from fedge.identity import Identity
 from fedge.privacy.policy import new_policy, write_policy
 from fedge.records import BlockLength
 from fedge.serving.ring import RingWriter
+from fedge.serving.ring_file import RowLayout
 
 
 @pytest.fixture
 def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     made: list[Gateway] = []
 
-    def make(*, block_windows: int = 100, spool_bytes: int = 2**20) -> Gateway:
+    def make(
+        *,
+        block_windows: int = 100,
+        spool_bytes: int = 2**20,
+        window_s: float = 0.0,
+        ring_slots: int = 4096,
+        **ports: Any,
+    ) -> Gateway:
         state_dir = tmp_path / f"gateway{len(made)}"
         state_dir.mkdir()
         block = BlockLength(kind="windows", value=block_windows)
@@ -36,15 +46,23 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
             family="pump",
             window_slots=WINDOW,
             spool_bytes=spool_bytes,
+            window_s=window_s,
+            ring_slots=ring_slots,
             simulated=True,
         )
         gateway = Gateway(
             settings=settings,
             identity=Identity.from_seed(bytes([len(made)]) * 32),
-            writer=RingWriter(state_dir / "ring.bin", features=1, inputs=2, capacity=4096),
+            writer=RingWriter(
+                state_dir / "ring.bin",
+                RowLayout.of(TASK),
+                ring_slots,
+                steady=ports.get("steady", time.monotonic),
+            ),
             centre=Centre(),
             manifest=manifest,
             block_windows=block_windows,
+            **ports,
         )
         agent = gateway.start()
         InstallJournal(agent.state).commit(
@@ -56,6 +74,4 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
 
     yield make
     for gateway in made:
-        gateway.writer.close()
-        if gateway.agent is not None:
-            gateway.agent.close()
+        gateway.close()

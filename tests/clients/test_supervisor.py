@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -9,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ from fakes.gateways import (
     toy_inputs,
     wait_until,
 )
+from fakes.supervisors import SupervisedGateway, alive
 
 from fedge.config import GatewaySettings
 from fedge.delivery.switch import SlotSwitch
@@ -31,85 +33,15 @@ from fedge.errors import OutboundError, SettingError, StateError, TrialFailedErr
 from fedge.serving.ring import RingReader
 from fedge_client.control import SupervisorClient
 from fedge_client.slot_keeper import Active
-from fedge_client.supervisor import Supervisor, SupervisorSettings
+from fedge_client.supervisor import Supervisor
+from fedge_client.supervisor_settings import OPTIONAL, SupervisorSettings
 
 INFER = f"/v2/models/{FAMILY}/infer"
 
-# The real supervisor, with a quiet companion in place of the agent.
-PROGRAM = """
-import asyncio, logging, sys
-from pathlib import Path
-from fedge_client.supervisor import Supervisor, SupervisorSettings
-logging.basicConfig(level=logging.INFO)
-companion = [sys.executable, "-c", "import time; print('here', flush=True); time.sleep(600)"]
-settings = SupervisorSettings.load(Path(sys.argv[1]))
-asyncio.run(Supervisor(settings, {"agent": companion}).run())
-"""
-
-
-class Gateway:
-    """A running supervisor and the ways to reach it."""
-
-    def __init__(self, folder: Path, **settings: object) -> None:
-        self.settings: GatewaySettings = make_gateway(folder, **settings)
-        self.config = folder / "gateway.toml"
-        self.client = SupervisorClient(self.settings.runtime_dir / "supervisor.sock")
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> Gateway:
-        self.process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(self.config)])
-        wait_until(lambda: self.answers(), what="the supervisor answers")
-        return self
-
-    def install(self, slot: str, counter: int, **options: object) -> None:
-        fill_slot(self.settings.state_dir, slot, counter, **options)  # type: ignore[arg-type]
-        self.client.trial(slot)  # type: ignore[arg-type]
-        self.client.takeover(slot)  # type: ignore[arg-type]
-
-    def answers(self) -> bool:
-        try:
-            self.client.status()
-        except OutboundError:
-            return False
-        return True
-
-    @property
-    def port(self) -> int:
-        return int((self.settings.runtime_dir / "port").read_text())
-
-    @property
-    def active(self) -> dict[str, object]:
-        return dict(json.loads((self.settings.state_dir / "active.json").read_text()))
-
-    def pids(self) -> list[int]:
-        facts = self.client.status()
-        return [facts[name] for name in ("worker_pid", "agent_pid") if facts[name]]
-
-    def release(self) -> int:
-        _, answer = ask_once(self.port, "POST", INFER, infer_body(toy_inputs(1)))
-        return int(answer["parameters"]["fedge_release"])
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(number)
-        return self.process.wait(20)
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-StartGateway = Callable[..., Gateway]
-
 
 @pytest.fixture
-def gateway(tmp_path: Path) -> Iterator[Gateway]:
-    gateway = Gateway(tmp_path).start()
+def gateway(tmp_path: Path) -> Iterator[SupervisedGateway]:
+    gateway = SupervisedGateway(tmp_path).start()
     yield gateway
     gateway.stop(signal.SIGKILL)
 
@@ -122,7 +54,7 @@ def test_the_client_is_a_slot_switch(tmp_path: Path) -> None:
         client.active()
 
 
-def test_the_first_release_is_installed(gateway: Gateway) -> None:
+def test_the_first_release_is_installed(gateway: SupervisedGateway) -> None:
     """A new gateway refuses callers until its first release took the socket."""
     assert gateway.client.active() is None
     with pytest.raises(ConnectionRefusedError):
@@ -138,7 +70,7 @@ def test_the_first_release_is_installed(gateway: Gateway) -> None:
     assert gateway.client.active() == "A" and gateway.release() == 1
 
 
-def test_a_hot_swap_fails_no_request(gateway: Gateway) -> None:
+def test_a_hot_swap_fails_no_request(gateway: SupervisedGateway) -> None:
     """Under load three releases follow each other; no caller sees an error or a mixed answer."""
     gateway.install("A", 1)
     with Load(gateway.port, callers=3, pause_s=0.002) as load:
@@ -154,9 +86,13 @@ def test_a_hot_swap_fails_no_request(gateway: Gateway) -> None:
     assert gateway.client.worker_restarts() == 0
 
 
-def test_a_killed_worker_serves_again_within_two_seconds(gateway: Gateway) -> None:
-    """kill -9: callers reconnect, the next worker goes on with the next slot, nothing is lost."""
-    gateway.install("A", 1)
+def test_a_killed_worker_serves_again_within_two_seconds(gateway: SupervisedGateway) -> None:
+    """kill -9: callers reconnect, the next worker goes on with the next slot, nothing is lost.
+
+    Nor is a release that serves well given up for it, although there is one to return to.
+    """
+    gateway.install("B", 1)
+    gateway.install("A", 2)
     ask_once(gateway.port, "POST", INFER, infer_body(toy_inputs(3)))
     took = []
     for restart in (1, 2, 3):
@@ -169,13 +105,14 @@ def test_a_killed_worker_serves_again_within_two_seconds(gateway: Gateway) -> No
         assert status == 200
         assert answer["parameters"]["fedge_record_ids"][0].endswith(f"-{2 + restart}")
         assert gateway.client.worker_restarts() == restart
+    assert gateway.active == {"slot": "A", "fallback": "B"}
     # The median, so that one pause of a busy test machine says nothing.
     assert sorted(took)[1] < 2.0, took
     rows, _ = RingReader(gateway.settings.state_dir / "ring.bin").read(0, 100)
     assert rows["slot"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_worker_and_agent_survive_each_other(gateway: Gateway) -> None:
+def test_worker_and_agent_survive_each_other(gateway: SupervisedGateway) -> None:
     """The agent's death costs no request and no worker; it is started again."""
     gateway.install("A", 1)
     worker, agent = gateway.pids()
@@ -189,7 +126,7 @@ def test_worker_and_agent_survive_each_other(gateway: Gateway) -> None:
     assert (gateway.settings.state_dir / "logs" / "agent.log").read_text().count("here") >= 1
 
 
-def test_a_failed_trial_leaves_the_active_slot_alone(gateway: Gateway) -> None:
+def test_a_failed_trial_leaves_the_active_slot_alone(gateway: SupervisedGateway) -> None:
     """Wrong golden vectors, missing files, an untried slot: refused, and the old model serves."""
     gateway.install("A", 1)
     worker = gateway.pids()[0]
@@ -209,7 +146,7 @@ def test_a_failed_trial_leaves_the_active_slot_alone(gateway: Gateway) -> None:
     assert gateway.pids()[0] == worker and gateway.release() == 1
 
 
-def test_a_discarded_trial_is_gone(gateway: Gateway) -> None:
+def test_a_discarded_trial_is_gone(gateway: SupervisedGateway) -> None:
     """After `discard` no process and no fallback of the slot is left; asking twice is fine."""
     gateway.install("A", 1)
     fill_slot(gateway.settings.state_dir, "B", 2)
@@ -226,7 +163,7 @@ def test_a_discarded_trial_is_gone(gateway: Gateway) -> None:
     assert gateway.active == {"slot": "B", "fallback": None}
 
 
-def test_stepping_back_is_a_swap_too(gateway: Gateway) -> None:
+def test_stepping_back_is_a_swap_too(gateway: SupervisedGateway) -> None:
     """The installer returns to the slot before by a trial and a takeover of it."""
     gateway.install("A", 1)
     gateway.install("B", 2)
@@ -237,7 +174,7 @@ def test_stepping_back_is_a_swap_too(gateway: Gateway) -> None:
     assert load.failed == [] and gateway.active == {"slot": "A", "fallback": "B"}
 
 
-def test_a_slot_that_does_not_start_falls_back(gateway: Gateway) -> None:
+def test_a_slot_that_does_not_start_falls_back(gateway: SupervisedGateway) -> None:
     """After three failed starts the slot before serves again, and the disk says so."""
     gateway.install("A", 1)
     gateway.install("B", 2)
@@ -248,7 +185,58 @@ def test_a_slot_that_does_not_start_falls_back(gateway: Gateway) -> None:
     assert gateway.release() == 1
 
 
-def test_without_a_fallback_it_keeps_trying(gateway: Gateway) -> None:
+def test_kills_from_outside_throw_no_good_release_away(tmp_path: Path) -> None:
+    """What an operator or the OOM killer ended is no failure; only many in a row are a verdict."""
+    with SupervisedGateway(tmp_path, patience={"kills": 3}) as gateway:
+        gateway.install("A", 1)
+        gateway.install("B", 2)
+        for _ in range(2):
+            gateway.kill_worker()
+            assert gateway.release() == 2
+        assert gateway.active == {"slot": "B", "fallback": "A"}
+        gateway.kill_worker()
+        assert gateway.active == {"slot": "A", "fallback": None} and gateway.release() == 1
+
+
+def test_a_release_that_crashes_falls_back(tmp_path: Path) -> None:
+    """A worker that dies of its own soon after it served counts against its release."""
+    with SupervisedGateway(tmp_path, patience={"failures": 1}) as gateway:
+        gateway.install("A", 1)
+        gateway.install("B", 2)
+        os.kill(gateway.worker_pid() or 0, signal.SIGSEGV)
+        wait_until(lambda: gateway.client.active() == "A", what="fallback")
+        assert gateway.release() == 1
+
+
+def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    """One stopped in its tracks is ended, and the next one serves; hanging again is a verdict."""
+    patience = {"failures": 2, "ping_every_s": 0.1, "deaf_s": 0.4}
+    with SupervisedGateway(tmp_path, patience=patience) as gateway:
+        gateway.install("A", 1)
+        gateway.install("B", 2)
+        hung = gateway.worker_pid()
+        assert hung is not None
+        os.kill(hung, signal.SIGSTOP)
+        wait_until(lambda: gateway.worker_pid() not in (None, hung), what="the next worker")
+        assert not alive(hung) and gateway.release() == 2
+        assert gateway.client.worker_restarts() == 1
+        os.kill(gateway.worker_pid() or 0, signal.SIGSTOP)
+        wait_until(lambda: gateway.client.active() == "A", what="fallback")
+        assert gateway.release() == 1
+
+
+def test_pings_end_no_worker_that_works(tmp_path: Path) -> None:
+    """Under load and while releases follow each other, a watched worker stays."""
+    with SupervisedGateway(tmp_path, patience={"ping_every_s": 0.02, "deaf_s": 2.0}) as gateway:
+        gateway.install("A", 1)
+        with Load(gateway.port, callers=2, pause_s=0.001) as load:
+            gateway.install("B", 2)
+            gateway.install("A", 3)
+            wait_until(lambda: all(r and r[-1] == 3 for r in load.releases))
+        assert load.failed == [] and gateway.client.worker_restarts() == 0
+
+
+def test_without_a_fallback_it_keeps_trying(gateway: SupervisedGateway) -> None:
     """A damaged only slot serves again as soon as it is repaired."""
     gateway.install("A", 1)
     golden = gateway.settings.state_dir / "slots" / "A" / "golden.npz"
@@ -261,7 +249,7 @@ def test_without_a_fallback_it_keeps_trying(gateway: Gateway) -> None:
     assert gateway.release() == 1 and gateway.client.active() == "A"
 
 
-def test_a_restarted_supervisor_serves_the_active_slot(gateway: Gateway) -> None:
+def test_a_restarted_supervisor_serves_the_active_slot(gateway: SupervisedGateway) -> None:
     """kill -9 of the supervisor ends all its processes; the next one serves what was active."""
     gateway.install("A", 1)
     gateway.install("B", 2)
@@ -274,7 +262,7 @@ def test_a_restarted_supervisor_serves_the_active_slot(gateway: Gateway) -> None
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_leaves_no_process(gateway: Gateway, number: signal.Signals) -> None:
+def test_stopping_leaves_no_process(gateway: SupervisedGateway, number: signal.Signals) -> None:
     """SIGTERM and Ctrl-C end worker, trial and agent within seconds, idle callers or not."""
     gateway.install("A", 1)
     fill_slot(gateway.settings.state_dir, "B", 2)
@@ -286,10 +274,12 @@ def test_stopping_leaves_no_process(gateway: Gateway, number: signal.Signals) ->
     assert gateway.stop(number) == 0
     assert time.monotonic() - started < 5
     assert not any(map(alive, pids))
+    left = {path.name for path in gateway.settings.runtime_dir.iterdir()}
+    assert {name for name in left if not name.startswith("stats-")} == set()
     idle.close()
 
 
-def test_a_system_that_cannot_start_a_process_stops_nothing(gateway: Gateway) -> None:
+def test_a_system_that_cannot_start_a_process_stops_nothing(gateway: SupervisedGateway) -> None:
     """Where no process can be started the supervisor says so, waits, and goes on serving."""
     gateway.install("A", 1)
     logs = gateway.settings.state_dir / "logs"
@@ -307,14 +297,14 @@ def test_a_system_that_cannot_start_a_process_stops_nothing(gateway: Gateway) ->
     wait_until(lambda: gateway.client.status()["agent_pid"] is not None, timeout_s=60)
 
 
-def test_only_one_supervisor_owns_a_state_directory(gateway: Gateway) -> None:
+def test_only_one_supervisor_owns_a_state_directory(gateway: SupervisedGateway) -> None:
     """A second one is refused before it touches anything."""
     with pytest.raises(StateError, match="another supervisor"):
         Supervisor(SupervisorSettings.load(gateway.config), {})
     assert gateway.answers()
 
 
-def test_nonsense_on_the_control_socket_is_answered(gateway: Gateway) -> None:
+def test_nonsense_on_the_control_socket_is_answered(gateway: SupervisedGateway) -> None:
     """The socket is the owner's alone, and no line breaks the supervisor."""
     path = gateway.settings.runtime_dir / "supervisor.sock"
     assert path.stat().st_mode & 0o077 == 0
@@ -351,15 +341,19 @@ def test_settings_mean_the_same_to_supervisor_and_agent(tmp_path: Path) -> None:
     (tmp_path / "bare.toml").write_text('state_dir = "s"\nruntime_dir = "r"\n')
     (tmp_path / "full.toml").write_text(
         'state_dir = "s"\nruntime_dir = "/r"\nhost = "::1"\nport = 7\nsuperlink = "h:1"\n'
-        "train = false\ndrain_s = 3.5\n"
+        'train = false\ndrain_s = 3.5\nops_port = -1\nfamily = "first"\nmax_batch = 9\n'
+        "start_supernode = false\n"
+        '[[models]]\nfamily = "second"\ntask = "t"\n[[models]]\nfamily = "third"\ntask = "t"\n'
     )
     for name in ("bare.toml", "full.toml"):
         ours, theirs = (
             SupervisorSettings.load(tmp_path / name),
             GatewaySettings.load(tmp_path / name),
         )
-        for field in ("state_dir", "runtime_dir", "host", "port", "superlink", "train", "drain_s"):
-            assert getattr(ours, field) == getattr(theirs, field)
+        alike = ("state_dir", "runtime_dir", *OPTIONAL)
+        assert [getattr(ours, f) for f in alike] == [getattr(theirs, f) for f in alike]
+        served = [(model.family, model.state_dir) for model in theirs.served]
+        assert [(model.family, model.state_dir) for model in ours.served] == served
     (tmp_path / "bad.toml").write_text('state_dir = "s"\n')
     with pytest.raises(SettingError, match="runtime_dir"):
         SupervisorSettings.load(tmp_path / "bad.toml")
@@ -371,8 +365,9 @@ def test_a_supernode_runs_only_where_it_trains(tmp_path: Path) -> None:
     assert set(base.companions) == {"agent"}
     trains = SupervisorSettings(tmp_path / "g.toml", tmp_path, tmp_path, superlink="h:1")
     assert set(trains.companions) == {"agent", "supernode"}
-    off = SupervisorSettings(tmp_path / "g.toml", tmp_path, tmp_path, superlink="h:1", train=False)
-    assert set(off.companions) == {"agent"}
+    for off in ("train", "start_supernode"):
+        settings = dataclasses.replace(trains, **{off: False})
+        assert set(settings.companions) == {"agent"}
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"slot": "C", "fallback": null}', '{"slot": "A"'])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from fedge.delivery.switch import ProbeReport, Slot
 from fedge.errors import OutboundError
 from fedge.identity import Identity
 from fedge.privacy.grants import Grant
-from fedge.privacy.noise import SeededNoise
+from fedge.privacy.noise import Noise, SeededNoise
 from fedge.profiles.build import build_reference
 from fedge.records import (
     ModelInput,
@@ -24,11 +25,14 @@ from fedge.records import (
     TaskSchema,
     sha256_hex,
 )
+from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
+from fedge.serving.marks import NOBODY, Marks
+from fedge.serving.record_ids import BlockOf
 from fedge.serving.ring import RingWriter
-from fedge.serving.scoring import Scores
 from fedge_client.agent.agent import Agent, Ports
 
 WINDOW = 20
+ALL_PURPOSES = INFERENCE | MONITORING | TRAINING
 TASK = TaskSchema(
     name="pump",
     version=1,
@@ -124,6 +128,12 @@ class Gateway:
     trainers: list[ToyTrainer] = field(default_factory=list)
     agent: Agent | None = None
     block_windows: int = 100
+    wall: Callable[[], float] = lambda: 1000.0
+    steady: Callable[[], float] = time.monotonic
+    boot: Callable[[], str | None] = lambda: None
+    noise: Noise | None = None
+    block_of: BlockOf | None = None
+    writer_closed: bool = False
 
     def start(self) -> Agent:
         """Start the agent, as after a kill if one ran before."""
@@ -138,31 +148,56 @@ class Gateway:
             self.settings,
             self.identity,
             Ports(
-                clock=lambda: 1000.0,
-                noise=SeededNoise(1),
+                clock=self.wall,
+                noise=self.noise or SeededNoise(1),
                 switch=OneSlot(),
                 post=self.centre,
                 releases=NoReleases(),
                 start_trainer=start_trainer,
                 worker_restarts=lambda: 0,
+                steady=self.steady,
+                boot=self.boot(),
             ),
         )
         return self.agent
 
-    def serve(self, rows: int, *, release: int = 1, seed: int = 0) -> int:
+    def serve(
+        self,
+        rows: int,
+        *,
+        release: int = 1,
+        seed: int = 0,
+        purposes: int = ALL_PURPOSES,
+        subject: bytes = NOBODY,
+    ) -> int:
         """Let the worker observe `rows` rows; answers the first slot."""
         rng = np.random.default_rng([seed, self.writer.next_slot])
         block_slots = self.block_windows * self.settings.window_slots
         logits = rng.normal(size=(rows, 2)).astype(np.float32)
         features = rng.normal(size=(rows, 1)).astype(np.float32)
         inputs = rng.normal(size=(rows, 2)).astype(np.float32)
-        return self.writer.append_batch(
-            lambda slots, now: slots // block_slots,
+        return self.writer.append(
+            self.block_of or (lambda slot, now: slot // block_slots),
             release,
-            1000.0,
+            self.wall(),
+            Marks(purposes, subject),
             inputs,
-            Scores.from_outputs(logits, features),
+            logits,
+            features,
         )
+
+    @property
+    def writer_path(self) -> Path:
+        return self.settings.state_dir / "ring.bin"
+
+    def close(self) -> None:
+        """End its agent and its worker."""
+        if self.agent is not None:
+            self.agent.close()
+            self.agent = None
+        if not self.writer_closed:
+            self.writer.close()
+            self.writer_closed = True
 
     def label(self, slots: Sequence[int], label: int = 1) -> None:
         self.writer.append_labels(

@@ -215,11 +215,15 @@ class TestWriting:
             {"slots": ints(1, 1)},
             {"slots": np.array([0.0, 1.0])},
             {"inputs": np.zeros((3, WIDTH), np.float32)},
-            {"inputs": np.zeros((2, WIDTH), np.float64)},
+            {"inputs": np.zeros((2, WIDTH), np.complex64)},
+            {"inputs": np.array([["a"], ["b"]])},
             {"inputs": np.zeros(2, np.float32)},
             {"features": np.zeros((1, FEATURES), np.float32)},
+            {"features": np.zeros((2, FEATURES), np.float64)},
             {"predictions": np.zeros(3, np.int32)},
             {"predictions": np.zeros(2, np.float32)},
+            {"subjects": np.zeros((2, 15), np.uint8)},
+            {"subjects": np.zeros((1, 16), np.uint8)},
         ],
     )
     def test_arrays_that_do_not_fit_are_refused(
@@ -236,6 +240,69 @@ class TestWriting:
         with pytest.raises(TaskError):
             store.write_window(0, 0, **(arrays | wrong))
         assert files(folder) == []
+
+
+class TestTypes:
+    @pytest.mark.parametrize("dtype", ["?", "u1", "u8", "i1", "i8", "f2", "f4", "f8"])
+    def test_inputs_keep_their_type(self, store: BlockStore, dtype: str) -> None:
+        """Rows come back as they were served, whatever the model takes."""
+        inputs = np.arange(12).reshape(3, 2, 2).astype(dtype)
+        rest = (np.ones((3, 1), np.float32), np.zeros(3, np.int64))
+        store.write_window(0, 0, ints(0, 1, 2), inputs, *rest)
+        store.add_labels(ints(0, 2), ints(0, 1))
+
+        records = store.labelled(0, 0, 9)
+
+        assert records.inputs.dtype == np.dtype(dtype)
+        assert (records.inputs == inputs[[0, 2]].reshape(2, 4)).all()
+
+    def test_inputs_without_a_fixed_size_are_not_kept(self, store: BlockStore) -> None:
+        """Features, prediction and label are, all the same."""
+        rest = (np.ones((2, 1), np.float32), np.array([1, 0]))
+        store.write_window(0, 0, ints(0, 1), np.empty((2, 0), np.uint8), *rest)
+        store.add_labels(ints(0, 1), ints(0, 1))
+
+        records = store.labelled(0, 0, 9)
+
+        assert records.inputs.shape == (2, 0)
+        assert records.predictions.tolist() == [1, 0]
+
+
+class TestOlderVersion:
+    def test_its_windows_are_taken_over(self, tmp_path: Path) -> None:
+        """Parts without subjects, and a table without types, sizes and arrival times."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        inputs = np.arange(6, dtype=np.float32)
+        table = pa.table(
+            {
+                "slot": pa.array([0, 1]),
+                "input": pa.FixedSizeListArray.from_arrays(pa.array(inputs), 3),
+                "feature": pa.FixedSizeListArray.from_arrays(pa.array(inputs), 3),
+                "prediction": pa.array([0, 1]),
+            }
+        )
+        (tmp_path / "blocks" / "0").mkdir(parents=True)
+        pq.write_table(table, tmp_path / "blocks" / "0" / "old.parquet")
+        state = StateFile(tmp_path / "state.sqlite")
+        state.ensure(
+            "CREATE TABLE block_windows (window INTEGER PRIMARY KEY,"
+            " block INTEGER NOT NULL, first_slot INTEGER, last_slot INTEGER,"
+            " rows INTEGER NOT NULL, width INTEGER NOT NULL, part TEXT NOT NULL)",
+            "INSERT INTO block_windows VALUES (0, 0, 0, 1, 2, 3, '0/old.parquet')",
+        )
+        try:
+            store = BlockStore(tmp_path / "blocks", state)
+            store.add_labels(ints(0, 1), ints(1, 1))
+
+            assert store.labelled(0, 0, 9).inputs.tolist() == inputs.reshape(2, 3).tolist()
+            assert store.bytes_on_disk == (tmp_path / "blocks/0/old.parquet").stat().st_size
+            assert store.erase(slots=ints(0)).records == 1
+            assert store.labelled(0, 0, 9).slots.tolist() == [1]
+            assert store.expire(2**40).windows == (0,)
+        finally:
+            state.close()
 
 
 class TestWindows:
@@ -261,26 +328,63 @@ class TestWindows:
 
 
 class TestFiles:
-    @pytest.mark.parametrize("damage", [b"", b"PAR1 not a file"])
-    def test_a_damaged_part_is_an_error(
-        self, store: BlockStore, folder: Path, damage: bytes
+    @pytest.mark.parametrize("damage", [b"", b"PAR1 not a file", None])
+    def test_a_damaged_part_costs_its_window_only(
+        self, store: BlockStore, folder: Path, damage: bytes | None
     ) -> None:
-        """Damage is never an empty window."""
+        """It is put apart and counted, its labels go, and training reads on with the others."""
         put(store, 0, ints(0, 1))
+        put(store, 1, ints(2, 3))
+        store.add_labels(ints(0, 2), ints(1, 1))
+        (part,) = (folder / "0").glob("000000000000-*")
+        if damage is None:
+            part.unlink()
+        else:
+            part.write_bytes(damage)
+
+        assert store.labelled(0, 1, 9).slots.tolist() == [2]
+
+        assert store.damaged == 1
+        assert store.window_of(0) is None
+        assert store.add_labels(ints(0), ints(1)) == 0
+        assert store.labelled(0, 1, 9).slots.tolist() == [2]
+        assert len(files(folder / "quarantine")) == (0 if damage is None else 1)
+
+    def test_damage_inside_a_part_is_found(self, store: BlockStore, folder: Path) -> None:
+        """No flipped bit of a page is trained on."""
+        put(store, 0, ints(0, 1, 2))
         store.add_labels(ints(0), ints(1))
-        files(folder)[0].write_bytes(damage)
+        (part,) = files(folder)
+        data = part.read_bytes()
+        at = data.index(np.float32(25).tobytes())
+        part.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
 
-        with pytest.raises(StateError):
-            store.labelled(0, 0, 9)
+        assert len(store.labelled(0, 0, 9)) == 0
+        assert store.damaged == 1
 
-    def test_a_missing_part_is_an_error(self, store: BlockStore, folder: Path) -> None:
-        """Rows that the state file names must be there."""
+    def test_a_part_that_was_cut_short_is_known_at_the_start(
+        self, store: BlockStore, folder: Path, state: StateFile
+    ) -> None:
+        """Sizes are compared before anything relies on a part; its file stays apart."""
         put(store, 0, ints(0, 1))
-        store.add_labels(ints(0), ints(1))
-        files(folder)[0].unlink()
+        put(store, 1, ints(2, 3))
+        (part,) = (folder / "0").glob("000000000000-*")
+        part.write_bytes(part.read_bytes()[:-1])
 
-        with pytest.raises(StateError):
-            store.labelled(0, 0, 9)
+        again = BlockStore(folder, state)
+
+        assert (again.damaged, again.window_of(0), again.window_of(2)) == (1, None, 1)
+        assert len(files(folder / "quarantine")) == 1
+        BlockStore(folder, state)
+        assert len(files(folder / "quarantine")) == 1
+
+    def test_a_label_for_a_damaged_part_is_refused(self, store: BlockStore, folder: Path) -> None:
+        """Feedback does not fail because of it."""
+        put(store, 0, ints(0, 2))
+        files(folder)[0].write_bytes(b"")
+
+        assert store.add_labels(ints(0), ints(1)) == 0
+        assert store.damaged == 1
 
     def test_a_kill_leaves_whole_windows_only(self, tmp_path: Path) -> None:
         """Killed after a file was written and before it was named: the next start removes it."""

@@ -108,6 +108,7 @@ def fill_slot(
     slot: str,
     counter: int,
     *,
+    family: str = FAMILY,
     task: TaskSchema = TASK,
     golden_shift: float = 0.0,
     change: Callable[[dict[str, bytes]], None] = lambda files: None,
@@ -130,7 +131,7 @@ def fill_slot(
     }
     change(files)
     manifest = ReleaseManifest(
-        family=FAMILY,
+        family=family,
         task_version=task.version,
         counter=counter,
         parent=counter - 1,

@@ -16,17 +16,33 @@ from typing import Any
 class WorkerProcess:
     """A real worker on a socket of ours, driven through its control line."""
 
-    def __init__(self, config: Path, slot: str, listening: socket.socket) -> None:
+    def __init__(
+        self,
+        config: Path,
+        slot: str,
+        listening: socket.socket,
+        *,
+        model: str | None = None,
+        local: socket.socket | None = None,
+    ) -> None:
+        """
+        Args:
+            model: family of the served model; None for the first.
+            local: where workers of other models hand on requests.
+        """
         self._line, theirs = socket.socketpair()
         self._line.settimeout(30)
-        self.process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "fedge.serving.worker", "--config", str(config)),
-                *("--slot", slot, "--listen-fd", str(listening.fileno())),
-                *("--control-fd", str(theirs.fileno())),
-            ],
-            pass_fds=(listening.fileno(), theirs.fileno()),
-        )
+        handles = [listening.fileno(), theirs.fileno()]
+        command = [
+            *(sys.executable, "-m", "fedge.serving.worker", "--config", str(config)),
+            *("--slot", slot, "--listen-fd", str(handles[0]), "--control-fd", str(handles[1])),
+        ]
+        if model is not None:
+            command += ["--model", model]
+        if local is not None:
+            handles.append(local.fileno())
+            command += ["--local-fd", str(local.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=handles)
         theirs.close()
         self._answers = self._line.makefile("rb")
         self.port: int = listening.getsockname()[1]
@@ -41,6 +57,10 @@ class WorkerProcess:
     def serve(self) -> WorkerProcess:
         said = self.hear()
         assert said["event"] == "ready", said
+        return self.serve_now()
+
+    def serve_now(self) -> WorkerProcess:
+        """For one that has said that it is ready."""
         self.tell("serve")
         assert self.hear()["event"] == "serving"
         return self

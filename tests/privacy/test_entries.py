@@ -9,6 +9,8 @@ from fedge.privacy.entries import (
     FIRST_HASH,
     Created,
     Entry,
+    Erased,
+    Excluded,
     Opened,
     RunReserved,
     Settled,
@@ -74,6 +76,14 @@ def settled(
     }
 
 
+def excluded(block: int = 0, what: str = "escalation") -> tuple[type[Entry], dict[str, object]]:
+    return Excluded, {"block": block, "what": what}
+
+
+def erased(records: int, reason: str = "erasure") -> tuple[type[Entry], dict[str, object]]:
+    return Erased, {"records": records, "reason": reason}
+
+
 BEGIN: tuple[type[Entry], dict[str, object]] = (Created, {})
 
 
@@ -105,6 +115,9 @@ def test_a_right_chain_adds_up(policy: PrivacyPolicy) -> None:
         [run(0), settled(0, event=HUGE)],
         [run(0), settled(0, noise="seeded")],
         [BEGIN],
+        [excluded(), excluded()],
+        [erased(3, "retention")],
+        [erased(3, "quota")],
     ],
     ids=[
         "run-too-dear",
@@ -120,6 +133,9 @@ def test_a_right_chain_adds_up(policy: PrivacyPolicy) -> None:
         "settled-other",
         "seeded-noise",
         "begins-again",
+        "excluded-twice",
+        "retention-tells-a-count",
+        "quota-tells-a-count",
     ],
 )
 def test_a_chain_that_breaks_a_rule_is_refused(
@@ -138,6 +154,30 @@ def test_a_block_opens_once_under_a_policy_that_carries(policy: PrivacyPolicy) -
             replay(chained(BEGIN, *steps))
     with pytest.raises(StateError):
         replay(chained(opened(policy)))
+
+
+def test_erasures_and_exclusions_change_no_charge(policy: PrivacyPolicy) -> None:
+    """A chain with them adds up to the same as without; an exclusion may precede its block."""
+    plain = replay(chained(BEGIN, opened(policy), run(0), window(3, 1)))
+
+    totals = replay(
+        chained(
+            BEGIN,
+            excluded(0),
+            opened(policy),
+            excluded(0, "sketches"),
+            excluded(7),
+            run(0),
+            erased(5),
+            erased(0, "retention"),
+            window(3, 1),
+            erased(2, "consent"),
+        )
+    )
+
+    assert (totals.training_nano, totals.window_nano) == (plain.training_nano, plain.window_nano)
+    assert totals.excluded == {(0, "escalation"), (0, "sketches"), (7, "escalation")}
+    assert totals.erased == 7
 
 
 @pytest.mark.parametrize(

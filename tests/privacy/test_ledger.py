@@ -20,6 +20,7 @@ from fedge.errors import (
     StateError,
     UnknownEventError,
 )
+from fedge.privacy.entries import ErasureReason
 from fedge.privacy.ledger import Ledger, Reservation
 from fedge.privacy.policy import new_policy
 from fedge.privacy.rdp import cap_nano, event_nano, telemetry_nano
@@ -479,6 +480,61 @@ class TestSimulated:
 
         with pytest.raises(StateError):
             Ledger(state, policy, clock=lambda: 0.0, simulated=not simulated)
+
+
+class TestExclusions:
+    def test_an_exclusion_is_entered_once(self, state: StateFile, policy: PrivacyPolicy) -> None:
+        """Before the block opens, after it, and again after a restart: one entry each."""
+        ledger = Ledger(state, policy, clock=lambda: 0.0)
+        ledger.exclude(4, "escalation")
+        ledger.open_block(4)
+        ledger.exclude(4, "sketches")
+
+        again = Ledger(state, policy, clock=lambda: 1.0)
+        again.exclude(4, "escalation")
+
+        kinds = [json.loads(entry)["kind"] for entry in again.entries()]
+        assert kinds == ["created", "excluded", "opened", "excluded"]
+        again.check_chain()
+
+    def test_an_exclusion_that_was_taken_out_is_seen(
+        self, state: StateFile, ledger: Ledger
+    ) -> None:
+        """The guarantee leaves out what the chain says, whatever the table says."""
+        ledger.exclude(0, "escalation")
+        with state.transaction() as db:
+            db.execute("DELETE FROM ledger_exclusions")
+
+        with pytest.raises(StateError):
+            ledger.check_chain()
+
+
+class TestErasures:
+    @pytest.mark.parametrize(
+        ("reason", "told"), [("erasure", 7), ("consent", 7), ("retention", 0), ("quota", 0)]
+    )
+    def test_only_what_is_public_is_entered(
+        self, ledger: Ledger, reason: ErasureReason, told: int
+    ) -> None:
+        """How many records a block held is not; no charge changes."""
+        ledger.reserve_run("run", [0], [cheap()])
+        before = ledger.spendings()
+
+        ledger.note_erasure(7, reason)
+
+        entry = json.loads(ledger.entries()[-1])
+        assert (entry["kind"], entry["reason"], entry["records"]) == ("erased", reason, told)
+        assert ledger.spendings() == before
+        ledger.check_chain()
+
+    def test_it_joins_the_callers_transaction(self, state: StateFile, ledger: Ledger) -> None:
+        """What was not removed was not erased."""
+        entries = ledger.entries()
+        with pytest.raises(ZeroDivisionError), state.transaction():
+            ledger.note_erasure(1, "erasure")
+            raise ZeroDivisionError
+
+        assert ledger.entries() == entries
 
 
 class TestChain:

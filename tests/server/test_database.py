@@ -17,6 +17,7 @@ from fedge.errors import SettingError, StateError
 from fedge_server import database as module
 from fedge_server.database import HEAD, MIGRATIONS, Database
 from fedge_server.fleet import Fleet
+from fedge_server.ingest import Ingest
 from fedge_server.tables import metadata, run_states
 
 
@@ -89,6 +90,27 @@ class TestMigrations:
         output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
         assert output.stdout.strip() == "False", output.stderr
+
+    def test_a_file_of_the_first_version_keeps_its_envelopes(self, tmp_path: Path) -> None:
+        """Rows that were stored before ledger entries and gap records came are read as before."""
+        from alembic import command
+        from alembic.config import Config
+
+        with Database(url(tmp_path)) as database:
+            clock, sender = FakeClock(), Sender()
+            admit_one(database)
+            Ingest(database, clock, max_payload_bytes=20_000).accept(sender.report(0))
+            config = Config()
+            config.set_main_option("script_location", str(MIGRATIONS))
+            with database.writing() as connection:
+                config.attributes["connection"] = connection
+                command.downgrade(config, "0001")
+            assert database.revision == "0001"
+
+        with Database(url(tmp_path)) as database:
+            assert database.revision == HEAD
+            (state,) = Fleet(database, clock).state().gateways
+            assert (state.reports, state.given_up, state.audit_seq) == (1, 0, None)
 
     def test_a_newer_file_is_refused(self, tmp_path: Path) -> None:
         """A file written by a newer fedge is left as it is."""

@@ -13,7 +13,10 @@ from sqlalchemy import func, select
 
 from fedge.errors import EnvelopeError, StateError
 from fedge.identity import MAGIC, Envelope
+from fedge.privacy.entries import FIRST_HASH, Created, Opened
+from fedge.privacy.policy import new_policy
 from fedge.profiles.wire import encode_report
+from fedge.records import AuditBatch, BlockLength, GapRecord
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
@@ -269,6 +272,139 @@ class TestRefusing:
         assert centre.post(data) == (503, {"error": "the database cannot be used: disk full"})
 
 
+def ledger(*, entries: int = 6, at: float = 5.0, simulated: bool = False) -> list[bytes]:
+    """A chain as a gateway's ledger writes it: one beginning, then blocks that open."""
+    policy = new_policy(
+        epsilon=3.0, delta=1e-5, block=BlockLength(kind="windows", value=24), telemetry_rho=0.0281
+    )
+    chain: list[bytes] = []
+    previous = FIRST_HASH
+    for seq in range(entries):
+        entry: Created | Opened = (
+            Created(seq=0, previous=previous, at=at, simulated=simulated)
+            if seq == 0
+            else Opened(
+                seq=seq, previous=previous, at=at, simulated=simulated, block=seq, policy=policy
+            )
+        )
+        chain.append(entry.to_bytes())
+        previous = entry.hash
+    return chain
+
+
+def audit(sender: Sender, seq: int, first: int, entries: list[bytes]) -> bytes:
+    return sender.seal("audit", seq, AuditBatch(first, tuple(entries)).to_bytes())
+
+
+class TestAudits:
+    CHAIN = ledger()
+    OTHER = ledger(at=6.0)
+
+    def test_entries_come_back_byte_for_byte(self, centre: Centre) -> None:
+        """In their order, whatever order the batches arrived in, so that they replay."""
+        sender = centre.admitted()
+
+        assert centre.post(audit(sender, 1, 4, self.CHAIN[4:]))[0] == 200
+        assert centre.post(audit(sender, 0, 0, self.CHAIN[:4]))[0] == 200
+
+        assert list(centre.facts.ledger_entries(sender.fingerprint)) == self.CHAIN
+        (state,) = centre.fleet.state().gateways
+        assert (state.audit_seq, state.missing) == (5, 0)
+
+    def test_entries_that_are_there_may_come_again(self, centre: Centre) -> None:
+        """A gateway that forgot what it sent sends the same bytes under other numbers."""
+        sender = centre.admitted()
+        centre.post(audit(sender, 0, 0, self.CHAIN[:4]))
+
+        assert centre.post(audit(sender, 1, 2, self.CHAIN[2:]))[0] == 200
+        assert list(centre.facts.ledger_entries(sender.fingerprint)) == self.CHAIN
+
+    @pytest.mark.parametrize(("first", "last"), [(0, 6), (0, 2), (2, 4), (3, 6), (4, 6)])
+    def test_another_ledger_is_a_conflict(self, centre: Centre, first: int, last: int) -> None:
+        """Overlapping or touching: entries that cannot be of the stored ledger are refused."""
+        sender = centre.admitted()
+        centre.post(audit(sender, 0, 2, self.CHAIN[2:4]))
+
+        code, body = centre.post(audit(sender, 1, first, self.OTHER[first:last]))
+
+        assert code == 409
+        assert "another ledger" in body["error"]
+        assert list(centre.facts.ledger_entries(sender.fingerprint)) == self.CHAIN[2:4]
+
+    def test_ledgers_of_two_gateways_are_their_own(self, centre: Centre) -> None:
+        """Entry 0 of one says nothing about entry 0 of another."""
+        one, two = centre.admitted(1), centre.admitted(2)
+        assert centre.post(audit(one, 0, 0, self.CHAIN))[0] == 200
+        assert centre.post(audit(two, 0, 0, self.OTHER))[0] == 200
+
+    @pytest.mark.parametrize(
+        "entries",
+        [
+            (0, [b""]),
+            (0, [b"{}"]),
+            (1, CHAIN[:2]),
+            (0, [CHAIN[0], CHAIN[2]]),
+            (0, [CHAIN[0], OTHER[1]]),
+            (0, [CHAIN[0] + b" "]),
+            (0, [CHAIN[0].replace(b'"seq":0', b'"seq": 0')]),
+            (0, ledger(simulated=True)[:1]),
+            (0, [CHAIN[1].replace(b'"seq":1', b'"seq":0')]),
+            (1, [CHAIN[0].replace(b'"seq":0', b'"seq":1')]),
+        ],
+        ids=[
+            *("empty", "no-entry", "shifted", "skipped", "unchained", "blank", "spaced"),
+            *("simulated", "no-beginning", "second-beginning"),
+        ],
+    )
+    def test_what_is_no_piece_of_a_chain_is_malformed(
+        self, centre: Centre, entries: tuple[int, list[bytes]]
+    ) -> None:
+        """Each entry parses, is canonical, and follows from the one before it."""
+        code, body = centre.post(audit(centre.admitted(), 0, *entries))
+
+        assert code == 400
+        assert body["error"]
+        assert stored(centre) == 0
+
+    @given(st.data())
+    @SAME_CENTRE
+    def test_a_damaged_batch_is_malformed(self, centre: Centre, data: st.DataObject) -> None:
+        """Whatever byte its sender changed before signing, the chain shows it."""
+        sender = centre.admitted()
+        payload = bytearray(AuditBatch(0, tuple(self.CHAIN[:3])).to_bytes())
+        place = data.draw(st.integers(0, len(payload) - 1))
+        payload[place] = data.draw(st.integers(0, 255))
+
+        code, _ = centre.post(sender.seal("audit", 0, bytes(payload)))
+
+        # 200 or 409: the last entry's own facts, or the head's blanks, which nothing else holds.
+        assert code in (200, 400, 409)
+
+
+class TestGaps:
+    GAP = GapRecord(kind="report", count=3, first_seq=0, last_seq=4, first_at=1.0, last_at=2.0)
+
+    def test_what_was_given_up_is_shown(self, centre: Centre) -> None:
+        """Fleet state tells numbers that will never come from those that may."""
+        sender = centre.admitted()
+        centre.post(sender.seal("gap", 5, self.GAP.to_bytes()))
+        centre.post(sender.seal("gap", 9, self.GAP.to_bytes().replace(b":3,", b":2,")))
+
+        (state,) = centre.fleet.state().gateways
+        assert (state.given_up, state.missing) == (5, 8)
+        assert "8 numbers missing, 5 of them given up" in state.describe()
+        detail = centre.fleet.detail(sender.fingerprint)
+        assert detail is not None and detail.gap_records[0] == self.GAP
+        assert len(detail.gap_records) == 2
+
+    @pytest.mark.parametrize(
+        "payload", [b"", b"{}", GAP.to_bytes().replace(b'"count":3', b'"count":6')]
+    )
+    def test_what_is_no_gap_record(self, centre: Centre, payload: bytes) -> None:
+        """It cannot count more numbers than lie between its ends."""
+        assert centre.post(centre.admitted().seal("gap", 0, payload))[0] == 400
+
+
 class TestHostileBytes:
     """Whatever arrives gets a 4xx, leaves nothing behind, and the next good one is taken."""
 
@@ -345,11 +481,13 @@ class TestHostileBytes:
     @given(st.binary(max_size=400))
     @SAME_CENTRE
     def test_any_signed_payload(self, centre: Centre, payload: bytes) -> None:
-        """Signed noise is malformed, as either kind."""
+        """Signed noise is malformed, as any kind."""
         sender = centre.admitted()
 
         assert centre.post(sender.seal("report", 0, payload))[0] == 400
         assert centre.post(sender.seal("status", 0, payload))[0] == 400
+        assert centre.post(sender.seal("audit", 0, payload))[0] == 400
+        assert centre.post(sender.seal("gap", 0, payload))[0] == 400
 
     def test_nested_json(self, centre: Centre) -> None:
         """Deep nesting meets the parser's limit, not the stack's."""

@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +19,62 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fedge.errors import StateError
+from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
+from fedge.serving.marks import NOBODY, Marks
 from fedge.serving.ring import LABEL, OBSERVATION, RingReader, RingWriter
-from fedge.serving.scoring import Scores
+from fedge.serving.ring_file import GENERATION, STATE, STATES, RowLayout, record_dtype
 
-FEATURES, INPUTS, CAPACITY = 2, 3, 7
+CLASSES, FEATURES, INPUTS, CAPACITY = 2, 2, 3, 7
+LAYOUT = RowLayout(CLASSES, FEATURES, INPUTS)
+ALL = INFERENCE | MONITORING | TRAINING
+ANNA, BERT = b"a" * 16, b"b" * 16
 
 
-def block_of(slots: Any, now: float) -> Any:
-    return slots // 5
+def block_of(slot: int, now: float) -> int:
+    return slot // 5
 
 
-def batch(first: int, rows: int) -> tuple[Any, Scores]:
-    """Rows whose every value can be told from their number."""
-    numbers = np.arange(first, first + rows, dtype=np.float32)
-    return numbers[:, None].repeat(INPUTS, 1), Scores(
-        logits=np.zeros((rows, 2), np.float32),
-        features=-numbers[:, None].repeat(FEATURES, 1),
-        predictions=numbers.astype(np.int32) % 10,
-        confidence=numbers / 2,
-        ood=numbers / 4,
-    )
+def batch(first: int, rows: int) -> tuple[Any, Any, Any]:
+    """Inputs, logits and features of which each value can be told from the row's number."""
+    numbers = np.arange(first + 1, first + rows + 1, dtype=np.float32)[:, None]
+    return numbers.repeat(INPUTS, 1), numbers.repeat(CLASSES, 1) / 2, -numbers.repeat(FEATURES, 1)
 
 
 def writer(path: Path, capacity: int = CAPACITY) -> RingWriter:
-    return RingWriter(path, features=FEATURES, inputs=INPUTS, capacity=capacity)
+    return RingWriter(path, LAYOUT, capacity)
 
 
-def append(ring: RingWriter, first: int, rows: int, release: int = 1) -> int:
-    inputs, scores = batch(first, rows)
-    return ring.append_batch(block_of, release, 1.5, inputs, scores)
+def append(
+    ring: RingWriter,
+    first: int,
+    rows: int,
+    release: int = 1,
+    *,
+    purposes: int = ALL,
+    subject: bytes = NOBODY,
+) -> int:
+    return ring.append(block_of, release, 1.5, Marks(purposes, subject), *batch(first, rows))
+
+
+def kept_of(first: int, rows: int, waiting: int, capacity: int) -> list[int]:
+    """Which slots a ring hands over, said as plainly as the rule is."""
+    kept: list[int] = []
+    for slot in range(first, first + rows):
+        full = (waiting + len(kept)) / capacity
+        every = 8 if full >= 7 / 8 else 4 if full >= 3 / 4 else 2 if full >= 1 / 2 else 1
+        if full < 1 and slot % every == 0:
+            kept.append(slot)
+    return kept
+
+
+def check_content(rows: Any) -> None:
+    """Each observation is the row that `batch` made for its slot."""
+    numbers = rows["slot"][:, None].astype(np.float32) + 1
+    assert np.array_equal(rows["inputs"], numbers.repeat(INPUTS, 1))
+    assert np.array_equal(rows["logits"], numbers.repeat(CLASSES, 1) / 2)
+    assert np.array_equal(rows["features"], -numbers.repeat(FEATURES, 1))
+    assert np.array_equal(rows["block"], rows["slot"] // 5)
+    assert (rows["time"] == 1.5).all() and (rows["label"] == -1).all()
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -53,24 +82,21 @@ class RingMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        import tempfile
-
         self.folder = tempfile.TemporaryDirectory()
-        path = Path(self.folder.name) / "ring.bin"
+        self.path = Path(self.folder.name) / "ring.bin"
         # Two producers take turns, as in a swap.
-        self.writers = [writer(path), writer(path)]
-        self.reader = RingReader(path)
+        self.writers = [writer(self.path), writer(self.path)]
+        self.reader = RingReader(self.path)
         self.appended: list[tuple[int, int]] = []  # (kind, slot) of every record, by position
         self.slots = self.dropped = self.dropped_labels = 0
         self.position = self.released = 0
 
     @rule(producer=st.integers(0, 1), rows=st.integers(1, 9))
     def append_rows(self, producer: int, rows: int) -> None:
-        room = CAPACITY - (len(self.appended) - self.released)
+        kept = kept_of(self.slots, rows, len(self.appended) - self.released, CAPACITY)
         assert append(self.writers[producer], self.slots, rows) == self.slots
-        stored = min(rows, room)
-        self.appended += [(OBSERVATION, self.slots + row) for row in range(stored)]
-        self.dropped += rows - stored
+        self.appended += [(OBSERVATION, slot) for slot in kept]
+        self.dropped += rows - len(kept)
         self.slots += rows
 
     @rule(producer=st.integers(0, 1), slots=st.lists(st.integers(0, 50), min_size=1, max_size=4))
@@ -84,15 +110,20 @@ class RingMachine(RuleBasedStateMachine):
         else:
             self.dropped_labels += len(slots)
 
+    @rule(missing=st.integers(-2, 3))
+    def skip(self, missing: int) -> None:
+        self.reader.never_below(max(0, self.slots + missing))
+        self.slots, self.dropped = (
+            self.slots + max(0, missing),
+            self.dropped + max(0, missing),
+        )
+
     @rule(limit=st.integers(1, 10))
     def read(self, limit: int) -> None:
         rows, end = self.reader.read(self.position, limit)
         wanted = self.appended[self.position : self.position + limit]
         assert list(zip(rows["kind"], rows["slot"], strict=True)) == wanted
-        seen = rows[rows["kind"] == OBSERVATION]
-        assert np.array_equal(seen["inputs"], seen["slot"][:, None].repeat(INPUTS, 1))
-        assert np.array_equal(seen["features"], -seen["slot"][:, None].repeat(FEATURES, 1))
-        assert np.array_equal(seen["block"], seen["slot"] // 5)
+        check_content(rows[rows["kind"] == OBSERVATION])
         self.position = end
         later = [slot for kind, slot in self.appended[end:] if kind == OBSERVATION]
         assert self.reader.next_slot == (later[0] if later else self.slots)
@@ -108,6 +139,14 @@ class RingMachine(RuleBasedStateMachine):
         assert self.reader.dropped == self.dropped
         assert self.reader.dropped_labels == self.dropped_labels
 
+    @invariant()
+    def free_places_are_empty(self) -> None:
+        waiting = len(self.appended) - self.released
+        places = np.arange(self.released + waiting, self.released + CAPACITY) % CAPACITY
+        size = record_dtype(LAYOUT).itemsize
+        data = np.frombuffer(self.path.read_bytes()[4096:], np.uint8).reshape(CAPACITY, size)
+        assert not data[places].any()
+
     def teardown(self) -> None:
         for side in (*self.writers, self.reader):
             side.close()
@@ -120,7 +159,7 @@ TestRing = RingMachine.TestCase
 
 def test_a_new_consumer_goes_on_where_the_last_one_released(tmp_path: Path) -> None:
     """What was read but not released is read again after a crash of the consumer."""
-    ring = writer(tmp_path / "ring.bin")
+    ring = writer(tmp_path / "ring.bin", 16)
     append(ring, 0, 5)
     first = RingReader(tmp_path / "ring.bin")
     _, position = first.read(0, 2)
@@ -135,7 +174,7 @@ def test_a_new_consumer_goes_on_where_the_last_one_released(tmp_path: Path) -> N
 
 def test_a_foreign_position_is_refused(tmp_path: Path) -> None:
     """A consumer whose ring was replaced notices, instead of reading other rows."""
-    append(writer(tmp_path / "ring.bin"), 0, 5)
+    append(writer(tmp_path / "ring.bin", 16), 0, 5)
     reader = RingReader(tmp_path / "ring.bin")
     reader.release(3)
     for position in (2, 6):
@@ -154,7 +193,7 @@ def test_skipped_slots_are_never_given_out_again(tmp_path: Path) -> None:
     assert append(ring, 1002, 1) == 1002
 
 
-@pytest.mark.parametrize("damage", ["magic", "short", "long", "empty", "missing"])
+@pytest.mark.parametrize("damage", ["magic", "version", "short", "long", "empty", "missing"])
 def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
     """Bytes that are no ring are never served from."""
     path = tmp_path / "ring.bin"
@@ -163,32 +202,170 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
     if damage == "missing":
         path.unlink()
     else:
-        damaged = {"magic": b"X" + data[1:], "short": data[:-8], "long": data + b"0", "empty": b""}
+        damaged = {
+            "magic": b"X" + data[1:],
+            "version": data[:8] + b"\x01\0\0\0" + data[12:],
+            "short": data[:-8],
+            "long": data + b"0",
+            "empty": b"",
+        }
         path.write_bytes(damaged[damage])
     with pytest.raises(StateError):
         RingReader(path)
 
 
-def test_rows_of_another_size_are_refused(tmp_path: Path) -> None:
+@settings(max_examples=200, deadline=None)
+@given(place=st.integers(0, 47), byte=st.integers(0, 255))
+def test_a_damaged_header_never_breaks_a_consumer(place: int, byte: int) -> None:
+    """Whatever one byte of the fixed header becomes: the ring is refused, or is as it was."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ring.bin"
+        writer(path).close()
+        data = bytearray(path.read_bytes())
+        same = data[place] == byte
+        data[place] = byte
+        path.write_bytes(data)
+        try:
+            reader = RingReader(path)
+        except StateError:
+            assert not same
+        else:
+            reader.close()
+
+
+def test_rows_of_another_layout_are_refused(tmp_path: Path) -> None:
     """A release with other features than the ring was made for does not start."""
     writer(tmp_path / "ring.bin").close()
-    with pytest.raises(StateError, match="holds rows of 2 features and 3 inputs"):
-        RingWriter(tmp_path / "ring.bin", features=FEATURES + 1, inputs=INPUTS, capacity=8)
+    for other in (
+        RowLayout(CLASSES, FEATURES + 1, INPUTS),
+        RowLayout(CLASSES, FEATURES, INPUTS, "<f8"),
+    ):
+        with pytest.raises(StateError, match="holds rows of 2 classes, 2 features and 3 inputs"):
+            RingWriter(tmp_path / "ring.bin", other, 8)
+
+
+@pytest.mark.parametrize("values", ["|b1", "|u1", "<i8", "<f2", "<f4", "<f8"])
+def test_inputs_come_back_in_their_own_type(tmp_path: Path, values: str) -> None:
+    """Every element type of the protocol with a size is kept as it was sent."""
+    layout = RowLayout(CLASSES, FEATURES, INPUTS, values)
+    ring = RingWriter(tmp_path / "ring.bin", layout, 64)
+    inputs = np.array([[0, 1, 1], [1, 0, 1]], values)
+    for rows in (inputs, inputs[:1]):
+        ring.append(block_of, 1, 1.5, Marks(ALL), rows, *batch(0, len(rows))[1:])
+    rows, _ = RingReader(tmp_path / "ring.bin").read(0, 10)
+    assert rows["inputs"].dtype == np.dtype(values)
+    assert np.array_equal(rows["inputs"], np.concatenate([inputs, inputs[:1]]))
+
+
+def test_inputs_without_a_size_are_not_kept(tmp_path: Path) -> None:
+    """Texts are served; in the ring there is room for their features only."""
+    ring = RingWriter(tmp_path / "ring.bin", RowLayout(CLASSES, FEATURES, 0, "|u1"), 64)
+    texts = np.array([["one", "two"]], object)
+    assert [
+        ring.append(block_of, 1, 1.5, Marks(ALL), texts.repeat(n, 0), *batch(0, n)[1:])
+        for n in (1, 2)
+    ] == [0, 1]
+    rows, _ = RingReader(tmp_path / "ring.bin").read(0, 10)
+    assert rows["inputs"].shape == (3, 0) and rows["features"][1].tolist() == [-1.0, -1.0]
+
+
+def test_a_filling_ring_keeps_every_second_fourth_eighth_slot(tmp_path: Path) -> None:
+    """Rows are chosen by arrival slot as the ring fills up, and all others are counted."""
+    one_by_one, at_once = writer(tmp_path / "one", 64), writer(tmp_path / "all", 64)
+    for slot in range(400):
+        append(one_by_one, slot, 1)
+    append(at_once, 0, 400)
+    wanted = kept_of(0, 400, 0, 64)
+    assert len(wanted) == 64 and wanted[:33] == [*range(32), 32] and wanted[-1] % 8 == 0
+    for name in ("one", "all"):
+        reader = RingReader(tmp_path / name)
+        assert reader.read(0, 100)[0]["slot"].tolist() == wanted
+        assert reader.dropped == 400 - 64 and reader.next_slot == 400
+
+
+@settings(max_examples=30, deadline=None)
+@given(content=st.lists(st.floats(width=32), min_size=40, max_size=40))
+def test_content_has_no_say_in_what_is_dropped(content: list[float]) -> None:
+    """Two streams that differ in every value leave the same slots in the ring."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ring.bin"
+        ring = writer(path, 16)
+        for value in content:
+            arrays = (np.full((1, n), value, np.float32) for n in (INPUTS, CLASSES, FEATURES))
+            ring.append(block_of, 1, 1.5, Marks(ALL), *arrays)
+        assert RingReader(path).read(0, 99)[0]["slot"].tolist() == kept_of(0, 40, 0, 16)
+        ring.close()
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_only_what_the_purposes_ask_for_is_written(tmp_path: Path, rows: int) -> None:
+    """No inputs without training, nothing but public facts without monitoring and training."""
+    ring = writer(tmp_path / "ring.bin", 64)
+    for place, purposes in enumerate((ALL, INFERENCE | MONITORING, INFERENCE)):
+        append(ring, place * rows, rows, purposes=purposes, subject=ANNA)
+    records, _ = RingReader(tmp_path / "ring.bin").read(0, 64)
+    assert records["purposes"].tolist() == [ALL] * rows + [3] * rows + [1] * rows
+    check_content(records[:rows])
+    watched, served = records[rows : 2 * rows], records[2 * rows :]
+    assert not watched["inputs"].any() and watched["logits"].all() and watched["features"].all()
+    for name in ("inputs", "logits", "features", "subject"):
+        assert not served[name].any()
+    assert served["slot"].tolist() == list(range(2 * rows, 3 * rows))
+
+
+def test_wiping_leaves_nothing_of_a_subject(tmp_path: Path) -> None:
+    """The file holds no byte of what was wiped; other records and all slots stay as they were."""
+    path = tmp_path / "ring.bin"
+    ring = writer(path, 64)
+    append(ring, 0, 4, subject=ANNA)
+    append(ring, 4, 2, subject=BERT)
+    append(ring, 6, 1, subject=ANNA)
+    ring.append_labels(np.array([1, 5]), np.array([1, 1], np.int32))
+    reader = RingReader(path)
+    reader.release(2)
+    anna = np.frombuffer(ANNA, np.uint8)
+
+    def match(rows: Any) -> Any:
+        return (rows["subject"] == anna).all(axis=1) | (rows["slot"] == 1)
+
+    assert reader.wipe(match) == 3 and reader.wipe(match) == 0
+    data = path.read_bytes()
+    assert ANNA not in data and BERT in data
+    for number in (1, 2, 3, 4, 7):
+        assert (-np.full(FEATURES, number, np.float32)).tobytes() not in data
+    rows, _ = reader.read(2, 64)
+    assert rows["slot"].tolist()[:5] == [2, 3, 4, 5, 6]
+    assert rows["purposes"].tolist()[:5] == [0, 0, ALL, ALL, 0]
+    check_content(rows[2:4])
+    assert rows["kind"].tolist() == [OBSERVATION] * 5 + [0, LABEL]
+    assert rows["slot"][-1] == 5 and rows["label"][-1] == 1
+
+
+def test_what_was_never_published_is_cleared(tmp_path: Path) -> None:
+    """A producer killed before it published leaves no row behind for ever."""
+    path = tmp_path / "ring.bin"
+    ring = writer(path, 16)
+    append(ring, 0, 2)
+    ring._publish = lambda *_: None  # type: ignore[method-assign]  # as a kill would
+    append(ring, 2, 3, subject=ANNA)
+    assert ANNA in path.read_bytes()
+
+    again = writer(path, 16)
+    assert ANNA not in path.read_bytes()
+    assert append(again, 2, 1) == 2
 
 
 @given(counters=st.lists(st.integers(0, 2**60), min_size=4, max_size=4))
-@settings(max_examples=30)
+@settings(max_examples=30, deadline=None)
 def test_a_half_written_state_is_never_seen(counters: list[int]) -> None:
     """A producer killed while it writes the new state leaves the old one in force."""
-    import tempfile
-
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "ring.bin"
         ring = writer(path)
         append(ring, 0, 3)
         inner = ring._ring
         before = inner.state()
-        inner._states[(int(inner._generation[0]) + 1) % 2] = counters
+        STATE.pack_into(inner.memory, 8 * STATES[(inner.words[GENERATION] + 1) % 2], *counters)
         assert RingReader(path)._ring.state() == before
         assert append(ring, 3, 1) == 3
         ring.close()
@@ -202,7 +379,7 @@ from test_ring import append, writer
 ring, rng = writer(Path(sys.argv[1]), 512), np.random.default_rng(int(sys.argv[2]))
 print("on", flush=True)
 while True:
-    append(ring, 0, int(rng.integers(1, 9)), release=int(sys.argv[2]))
+    append(ring, ring.next_slot, int(rng.choice([1, 1, 1, 2, 9])), release=int(sys.argv[2]))
 """
 
 
@@ -215,32 +392,151 @@ def produce(path: Path, release: int) -> subprocess.Popen[bytes]:
     return producer
 
 
-def test_killed_producers_lose_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def stop() -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Processes put in here are ended after the test."""
+    processes: list[subprocess.Popen[bytes]] = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+        process.stdout.close()  # type: ignore[union-attr]
+
+
+def test_killed_producers_lose_nothing(tmp_path: Path, stop: list[subprocess.Popen[bytes]]) -> None:
     """Two producers at once, killed again and again: every slot is a record or is counted."""
     path = tmp_path / "ring.bin"
     writer(path, 512).close()
     reader, slots, position = RingReader(path), [np.empty(0, np.int64)], 0
-    producers: list[subprocess.Popen[bytes]] = []
     rng = np.random.default_rng(0)
-    try:
-        for release in range(1, 7):
-            producers.append(produce(path, release))
-            until = time.monotonic() + rng.uniform(0.02, 0.1)
-            while time.monotonic() < until:
-                rows, position = reader.read(position, 200)
-                reader.release(position)
-                slots.append(rows["slot"])
-                assert set(rows["kind"].tolist()) <= {OBSERVATION}
-                assert np.isin(rows["release"], range(1, 7)).all()
-            if len(producers) > 1:  # one keeps going while the other dies
-                os.kill(producers[-2].pid, signal.SIGKILL)
-    finally:
-        for producer in producers:
-            producer.kill()
-            producer.wait()
-            producer.stdout.close()  # type: ignore[union-attr]
+    for release in range(1, 7):
+        stop.append(produce(path, release))
+        until = time.monotonic() + rng.uniform(0.02, 0.1)
+        while time.monotonic() < until:
+            rows, position = reader.read(position, 200)
+            reader.release(position)
+            slots.append(rows["slot"])
+            assert set(rows["kind"].tolist()) <= {OBSERVATION}
+            assert np.isin(rows["release"], range(1, 7)).all()
+        if len(stop) > 1:  # one keeps going while the other dies
+            os.kill(stop[-2].pid, signal.SIGKILL)
+    for producer in stop:
+        producer.kill()
+        producer.wait()
     rows, position = reader.read(position, 10_000)
     seen = np.concatenate([*slots, rows["slot"]])
     assert (np.diff(seen) > 0).all(), "a slot was given out twice"
     assert len(seen) > 100
     assert len(seen) + reader.dropped == reader.next_slot
+
+
+WATCHED_PRODUCER = """
+import sys; sys.path.insert(0, sys.argv[2])
+import mmap, os, signal
+from pathlib import Path
+import numpy as np
+from fedge.serving import ring as ring_module
+from test_ring import ALL, ANNA, NOBODY, append, writer
+
+stop_at = int(sys.argv[3])
+ring = writer(Path(sys.argv[1]), 16)
+writes = 0
+
+def count() -> None:
+    global writes
+    writes += 1
+    if writes == stop_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+class Memory:  # the mapped file, with a look before each write
+    def __init__(self, memory): self.memory = memory
+    def __setitem__(self, place, value): count(); self.memory[place] = value
+    def __getitem__(self, place): return self.memory[place]
+
+class Packer:
+    def __init__(self, packer): self.packer, self.size = packer, packer.size
+    def pack_into(self, memory, *rest):
+        count(); self.packer.pack_into(getattr(memory, "memory", memory), *rest)
+
+ring._memory, ring._words = Memory(ring._memory), Memory(ring._words)
+ring._fields = {name: Memory(field) for name, field in ring._fields.items()}
+ring_module.RECORD_HEAD = Packer(ring_module.RECORD_HEAD)
+ring_module.STATE = Packer(ring_module.STATE)
+for rows in (1, 1, 3, 1, 6, 9, 1):
+    append(ring, ring.next_slot, rows, subject=ANNA)
+ring.append_labels(np.array([1, 2]), np.array([1, 0], np.int32))
+print(writes)
+"""
+
+
+def test_a_kill_between_any_two_writes_leaves_one_story(tmp_path: Path) -> None:
+    """Killed before each of its writes in turn, a producer leaves whole requests and nothing else.
+
+    Each run starts the producer anew on the same ring, as a supervisor would.
+    """
+    here = str(Path(__file__).parent)
+
+    def play(path: Path, stop_at: int) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", WATCHED_PRODUCER, str(path), here, str(stop_at)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    whole = play(tmp_path / "whole.bin", 0)
+    writes = int(whole.stdout)
+    assert whole.returncode == 0 and writes > 60
+    path, slots, position, requests = tmp_path / "ring.bin", [], 0, 0
+    writer(path, 16).close()
+    reader = RingReader(path)
+    for stop_at in range(1, writes + 1, 3):
+        before = reader.next_slot
+        assert play(path, stop_at).returncode == -signal.SIGKILL
+        rows, position = reader.read(position, 99)
+        seen = rows[rows["kind"] == OBSERVATION]
+        check_content(seen)
+        assert (seen["subject"] == ord("a")).all()
+        # Whole requests only, from the first on: 1, 1, 3, ... rows.
+        given = reader.next_slot - before
+        assert given in np.cumsum([0, 1, 1, 3, 1, 6, 9, 1])
+        slots += seen["slot"].tolist()
+        requests += given
+        reader.release(position)
+    assert (np.diff(slots) > 0).all() and len(slots) + reader.dropped == requests
+    # The next producer removes what the killed one had begun.
+    writer(path, 16).close()
+    assert ANNA not in path.read_bytes()
+
+
+STUCK_CONSUMER = """
+import sys
+from pathlib import Path
+from fedge.serving.ring import RingReader
+reader, position = RingReader(Path(sys.argv[1])), 0
+print("on", flush=True)
+while True:
+    reader.never_below(0)
+    rows, position = reader.read(position, 50)
+    reader.wipe(lambda records: records["slot"] % 7 == 0)
+    reader.release(position)
+"""
+
+
+def test_a_stuck_agent_never_delays_a_producer(
+    tmp_path: Path, stop: list[subprocess.Popen[bytes]]
+) -> None:
+    """Stopped at any point of its work, the consumer holds nothing that an append waits for."""
+    path = tmp_path / "ring.bin"
+    ring = writer(path, 256)
+    stop.append(
+        subprocess.Popen([sys.executable, "-c", STUCK_CONSUMER, str(path)], stdout=subprocess.PIPE)
+    )
+    assert stop[0].stdout is not None and stop[0].stdout.readline() == b"on\n"
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        stop[0].send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, stop[0].pid, os.WSTOPPED)
+        before = ring.next_slot
+        for _ in range(60):  # an append that waited would wait for ever: it is still stopped
+            append(ring, ring.next_slot, int(rng.integers(1, 9)))
+        assert ring.next_slot >= before + 60
+        stop[0].send_signal(signal.SIGCONT)
+        time.sleep(float(rng.uniform(0, 0.003)))  # so that it is stopped somewhere else
+    assert stop[0].poll() is None

@@ -34,6 +34,7 @@ from fakes.workers import StartWorker
 
 from fedge.config import GatewaySettings
 from fedge.records import ModelInput
+from fedge.records.purposes import purpose_bits
 from fedge.serving.ring import LABEL, OBSERVATION, RingReader
 
 INFER = f"/v2/models/{FAMILY}/infer"
@@ -70,8 +71,8 @@ def test_a_worker_serves_what_it_observes(
     assert rows["slot"].tolist() == [*range(7), 5]
     assert (rows["label"][7], rows["release"][0]) == (2, 3)
     assert np.array_equal(rows["inputs"][:7], inputs.reshape(7, 6))
-    assert rows["prediction"][:7].tolist() == logits.argmax(1).tolist()
-    assert np.isfinite(rows["confidence"][:7]).all() and np.isfinite(rows["ood"][:7]).all()
+    assert np.allclose(rows["logits"][:7], logits, atol=1e-4)
+    assert rows["purposes"][:7].tolist() == [purpose_bits(TASK.purposes)] * 7
     assert abs(rows["time"][0] - time.time()) < 60
     assert reader.next_slot == 7
     caller.close()
@@ -116,9 +117,9 @@ def test_bad_input_gets_a_4xx_and_the_worker_goes_on(
         status, answer, _ = caller.ask(method, path, body)
         assert (status, answer["error"][: len(start)]) == (wanted, start)
         assert caller.infer(toy_inputs(1))[0] == 200
-    for name in ("Content-Encoding", "Inference-Header-Content-Length"):
-        status, answer, _ = caller.ask("POST", INFER, good, **{name: "gzip"})
-        assert status == 415 and answer["error"].startswith(name.lower())
+    for name, wanted in (("Content-Encoding", 415), ("Inference-Header-Content-Length", 400)):
+        status, answer, _ = caller.ask("POST", INFER, good, **{name: "br"})
+        assert status == wanted and answer["error"].startswith(name.lower())
     assert caller.infer(toy_inputs(1))[0] == 200
     caller.close()
 
@@ -138,20 +139,20 @@ def test_too_large_a_body_is_refused_readably(
 def test_an_unknown_answer_is_no_answer(
     gateway: GatewaySettings, start_worker: StartWorker
 ) -> None:
-    """Where the model overflows the caller gets a 500, and the row is observed as unknown."""
+    """Where the model overflows the input is refused, and the row is observed as unknown."""
     fill_slot(gateway.state_dir, "A", 1)
     caller = Caller(start_worker("A").serve().port)
     status, answer = caller.infer(np.full((1, 2, 3), 3e38, np.float32))
-    assert status == 500 and "not finite" in answer["error"]
+    assert status == 422 and "not finite" in answer["error"]
     status, answer = caller.infer(toy_inputs(1))
     assert answer["parameters"]["fedge_record_ids"][0].endswith("-0-1")
     rows, _ = RingReader(gateway.state_dir / "ring.bin").read(0, 10)
-    assert rows["prediction"][0] == -1 and np.isnan(rows["confidence"][0])
+    assert not np.isfinite(rows["logits"][0]).all() and np.isfinite(rows["logits"][1]).all()
     caller.close()
 
 
 def test_a_full_ring_stops_no_request(tmp_path: Path, start_worker: StartWorker) -> None:
-    """Without an agent rows are served, dropped and counted; labels are asked for again."""
+    """Without an agent rows are served, thinned and counted; labels are asked for again."""
     folder = tmp_path / "small"
     settings = make_gateway(folder, ring_slots=64)
     (tmp_path / "gateway.toml").write_bytes((folder / "gateway.toml").read_bytes())
@@ -159,15 +160,15 @@ def test_a_full_ring_stops_no_request(tmp_path: Path, start_worker: StartWorker)
     (folder / "state").rename(tmp_path / "state")
     fill_slot(tmp_path / "state", "A", 1)
     caller = Caller(start_worker("A").serve().port)
-    for _ in range(9):
+    for _ in range(20):
         assert caller.infer(toy_inputs(10))[0] == 200
     gateway_name = caller.ask("GET", "/fedge/v1/status")[1]["gateway"]
-    label = {"labels": [{"id": f"{gateway_name}-1-89", "label": "red"}]}
+    label = {"labels": [{"id": f"{gateway_name}-3-199", "label": "red"}]}
     status, answer, _ = caller.ask("POST", "/fedge/v1/feedback", json.dumps(label).encode())
     assert status == 503 and answer["error"].startswith("labels: ")
     reader = RingReader(tmp_path / "state" / "ring.bin")
     rows, end = reader.read(0, 1000)
-    assert (len(rows), reader.next_slot, reader.dropped) == (64, 90, 26)
+    assert (len(rows), reader.next_slot, reader.dropped) == (64, 200, 136)
     reader.release(end)
     assert caller.ask("POST", "/fedge/v1/feedback", json.dumps(label).encode())[0] == 200
     assert settings.ring_slots == 64
@@ -216,11 +217,11 @@ def test_a_release_that_fails_a_probe_never_serves(
 ) -> None:
     """The refusal is typed and says which probe failed."""
     from fedge.errors import FedgeError, UpdateRejectedError
-    from fedge.serving.worker import prepare
+    from fedge.serving.composition import compose
 
     fill_slot(gateway.state_dir, "A", 1, change=change)  # type: ignore[arg-type]
     with pytest.raises(FedgeError, match=detail) as refusal:
-        prepare(gateway, "A")
+        compose(gateway, FAMILY, "A")
     assert isinstance(refusal.value, UpdateRejectedError) == (reason == "trial-failed")
 
 

@@ -1,4 +1,4 @@
-"""The agent put together from its parts, and its loops.
+"""The agent of one served model, put together from its parts, and its loops.
 
 `Agent` holds no thread of its own: each `*_once` method does one bounded piece of
 work, so that a simulation drives the same code under a virtual clock. `run_forever`
@@ -9,11 +9,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from fedge.config import GatewaySettings
 from fedge.data.blocks import BlockStore
+from fedge.data.consent import WITHDRAWALS_FILE
+from fedge.data.consent_book import ConsentBook
+from fedge.data.subjects import SubjectKey
 from fedge.delivery.installer import Installer, ReleaseSource
 from fedge.delivery.store import ContentStore
 from fedge.delivery.switch import SlotSwitch
@@ -23,24 +28,40 @@ from fedge.models.hardware import hardware_class
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.noise import Noise
 from fedge.privacy.policy import read_policy
-from fedge.records import RoundRequest
+from fedge.records import GatewayStatus, RoundRequest
+from fedge.serving.record_ids import block_numbering, id_prefix
 from fedge.statefile import StateFile
 from fedge_client.agent import facts
+from fedge_client.agent.admin_port import Command
+from fedge_client.agent.audit import AuditTrail
 from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.erasure import Eraser, admin_commands
+from fedge_client.agent.escalation_desk import EscalationDesk
+from fedge_client.agent.housekeeping import Housekeeper
 from fedge_client.agent.releases import InstalledReleases
 from fedge_client.agent.sender import Post, Sender
 from fedge_client.agent.spool import Spool
+from fedge_client.agent.telemetry import open_telemetry
 from fedge_client.agent.training import StartTrainer, TrainingDesk
 from fedge_client.agent.watch import Watcher
+from fedge_client.agent.window_clock import WindowClock
+from fedge_client.agent.window_report import WindowReporter
 
 log = logging.getLogger(__name__)
 
-WATCH_INTERVAL_S = 0.05
+WATCH_INTERVAL_S, IDLE_INTERVAL_S = 0.05, 0.25
+"""Seconds between looks at the ring: under traffic, and after a while without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ports:
-    """Everything through which the agent reaches the world."""
+    """Everything through which the agent reaches the world.
+
+    Attributes:
+        clock: seconds since the epoch. steady: seconds of the host's monotonic clock, the one
+            that workers stamp rows with.
+        boot: names the boot in which `steady` counts; None asks the system.
+    """
 
     clock: Callable[[], float]
     noise: Noise
@@ -49,6 +70,8 @@ class Ports:
     releases: ReleaseSource
     start_trainer: StartTrainer
     worker_restarts: Callable[[], int]
+    steady: Callable[[], float] = time.monotonic
+    boot: str | None = None
 
 
 class Agent:
@@ -64,6 +87,15 @@ class Agent:
         self.settings, self._ports = settings, ports
         self.policy = read_policy(state_dir / "policy.toml")
         self.state = StateFile(state_dir / "state.sqlite")
+        try:
+            self._put_together(identity)
+        except BaseException:
+            self.state.close()
+            raise
+
+    def _put_together(self, identity: Identity) -> None:
+        settings, ports, state_dir = self.settings, self._ports, self.settings.state_dir
+        self.clock = WindowClock(ports.clock, ports.steady, ports.boot)
         self.ledger = Ledger(
             self.state, self.policy, clock=ports.clock, simulated=settings.simulated
         )
@@ -75,6 +107,7 @@ class Agent:
             simulated=settings.simulated,
         )
         self.gate = EgressGate(self.state, self.ledger, self.spool)
+        self.audit = AuditTrail(self.state, self.gate, self.spool)
         self.installed = InstalledReleases(state_dir / "slots")
         self.installer = Installer(
             self.state,
@@ -89,18 +122,27 @@ class Agent:
             clock=ports.clock,
             trial_s=settings.trial_s,
         )
-        self.store = BlockStore(state_dir / "blocks", self.state)
+        self.store = BlockStore(state_dir / "blocks", self.state, ports.clock)
+        self.consent = ConsentBook(self.state, state_dir / WITHDRAWALS_FILE)
         self.watcher = Watcher(
             state_dir / "ring.bin",
             state=self.state,
             installed=self.installed,
             store=self.store,
-            ledger=self.ledger,
             gate=self.gate,
-            noise=ports.noise,
-            policy=self.policy,
+            reporter=WindowReporter(
+                state=self.state,
+                store=self.store,
+                ledger=self.ledger,
+                noise=ports.noise,
+                policy=self.policy,
+                window_slots=settings.window_slots,
+                withdrawn=self.consent.withdrawn,
+            ),
+            clock=self.clock,
             window_slots=settings.window_slots,
-            clock=ports.clock,
+            window_s=settings.window_s,
+            spare_slots=settings.ring_slots + settings.window_slots,
         )
         self.desk = TrainingDesk(
             gateway=identity.fingerprint,
@@ -114,10 +156,48 @@ class Agent:
             start_trainer=ports.start_trainer,
             enabled=settings.train,
         )
+        self.eraser = Eraser(
+            gateway=id_prefix(identity.fingerprint),
+            state=self.state,
+            store=self.store,
+            ledger=self.ledger,
+            consent=self.consent,
+            subjects=SubjectKey.open(state_dir),
+            ring=state_dir / "ring.bin",
+            stream=self.watcher,
+            end_training=self.desk.close,
+            clock=ports.clock,
+        )
+        self.housekeeper = Housekeeper(
+            state=self.state,
+            store=self.store,
+            ledger=self.ledger,
+            retention=settings.retention,
+            reserved=lambda: self.desk.reading,
+            eraser=self.eraser,
+            clock=ports.clock,
+        )
+        self._block_of = block_numbering(self.policy.block, settings.window_slots)
+        self.escalation: EscalationDesk | None = None
+        grants = state_dir / "escalation.json"
+        if settings.escalation.url:
+            self.escalation = EscalationDesk(self.ledger, grants)
+        elif grants.exists():
+            EscalationDesk(self.ledger, grants).revoke()
         self.sender = Sender(self.spool, ports.post, interval_s=settings.push_interval_s)
+        self._worker_restarts = 0
+        self.telemetry = open_telemetry(
+            settings.telemetry, gateway=identity.fingerprint, status=self.public_facts
+        )
+
+    # --- one bounded piece of work each ---------------------------------------------------
 
     def watch_once(self) -> int:
-        """Take in what the worker observed; answers how many windows were closed."""
+        """Take in what the worker observed; answers 0 where there was nothing to do."""
+        if self.escalation is not None:
+            # Before the first record of a block may leave, the ledger says so.
+            block = self._block_of(self.watcher.next_slot, self.clock.wall())
+            self.escalation.cover(max(block, self.watcher.last_block))
         return self.watcher.poll()
 
     def install_once(self) -> None:
@@ -126,33 +206,82 @@ class Agent:
 
     def report_facts_once(self) -> None:
         """Put a snapshot of public facts into the spool."""
-        self.gate.public_facts(
-            facts.collect(
-                installer=self.installer,
-                ledger=self.ledger,
-                spool=self.spool,
-                stream=self.watcher,
-                worker_restarts=self._ports.worker_restarts,
-                now=self._ports.clock(),
-            )
-        )
+        self._worker_restarts = self._ports.worker_restarts()
+        self.gate.public_facts(self.public_facts())
 
     def push_once(self) -> float:
-        """Push the spool; answers the seconds until the next push."""
+        """Push ledger entries and the spool; answers the seconds until the next push."""
+        self.audit.hand_over()
         return self.sender.push()
+
+    def tidy_once(self) -> float:
+        """Delete what is too old or too much; answers the seconds until the next time."""
+        return self.housekeeper.step()
 
     def answer(self, request: RoundRequest, arrays: bytes) -> bytes:
         """Answer one message of a run; see `TrainingDesk.answer`."""
         return self.desk.answer(request, arrays)
 
+    # --- what it says about itself --------------------------------------------------------
+
+    def public_facts(self) -> GatewayStatus:
+        """A snapshot of public facts; restarts of the worker as they were last asked for."""
+        return facts.collect(
+            installer=self.installer,
+            ledger=self.ledger,
+            spool=self.spool,
+            stream=self.watcher,
+            worker_restarts=lambda: self._worker_restarts,
+            now=self._ports.clock(),
+        )
+
+    def local_facts(self) -> dict[str, Any]:
+        """What the machine's own operator may know besides; it never leaves the host."""
+        return {
+            "refused_labels": self.watcher.refused_labels,
+            "stored_bytes": self.store.bytes_on_disk,
+            "damaged_windows": self.store.damaged,
+            "evicted_windows": self.store.evicted,
+            "unfinished_erasures": self.eraser.unfinished,
+            "ledger_entries_sent": self.audit.next_seq,
+            "training": bool(self.desk.reading),
+        }
+
+    def commands(self) -> dict[str, Command]:
+        """What the admin socket answers."""
+
+        def status(_: dict[str, Any]) -> dict[str, Any]:
+            public = self.public_facts().model_dump(mode="json")
+            return {**public, "spool_bytes": self.spool.bytes_kept, "local": self.local_facts()}
+
+        return {"status": status, **admin_commands(self.eraser)}
+
     def close(self) -> None:
+        self.sender.stop()
+        self.telemetry.close()
         self.desk.close()
         self.watcher.close()
         self.state.close()
 
 
-def run_forever(agent: Agent, stop: threading.Event) -> None:
-    """Run the agent's loops, each in its thread, until `stop`."""
+def run_forever(agents: Sequence[Agent], stop: threading.Event) -> None:
+    """Run the loops of all agents, each in its thread, until `stop`."""
+    threads = [
+        threading.Thread(target=_loop, args=(agent, name, step, stop), name=name)
+        for agent in agents
+        for name, step in _loops(agent)
+    ]
+    for thread in threads:
+        thread.start()
+    stop.wait()
+    for agent in agents:
+        agent.sender.stop()
+    for thread in threads:
+        thread.join()
+
+
+def _loops(agent: Agent) -> list[tuple[str, Callable[[], float]]]:
+    """Each loop's name and step, which answers the seconds until it is due again."""
     settings = agent.settings
 
     def tell_then_wait() -> float:
@@ -164,26 +293,46 @@ def run_forever(agent: Agent, stop: threading.Event) -> None:
         return settings.poll_interval_s
 
     loops: list[tuple[str, Callable[[], float]]] = [
-        ("watch", lambda: WATCH_INTERVAL_S * (not agent.watch_once())),
         ("install", install_then_wait),
+        ("tidy", agent.tidy_once),
     ]
+    if settings.monitoring:
+        loops.append(("watch", Pacing(agent.watch_once, lambda: agent.watcher.behind)))
     if settings.coordinator_url:
         # Apart from each other: facts ask the supervisor, and reports must not wait for it.
         loops += [("facts", tell_then_wait), ("push", agent.push_once)]
-    threads = [
-        threading.Thread(target=_loop, args=(name, step, stop), name=name) for name, step in loops
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    return loops
 
 
-def _loop(name: str, step: Callable[[], float], stop: threading.Event) -> None:
+class Pacing:
+    """Looks often while there is something to see, and seldom after a while without.
+
+    Args:
+        look: answers 0 where there was nothing to do.
+        behind: whether more was there than one look takes in.
+    """
+
+    def __init__(self, look: Callable[[], int], behind: Callable[[], bool]) -> None:
+        self._look, self._behind = look, behind
+        self._pause_s = WATCH_INTERVAL_S
+
+    def __call__(self) -> float:
+        """Look once; answers the seconds until the next look."""
+        if self._look():
+            self._pause_s = WATCH_INTERVAL_S
+            if self._behind():
+                return 0.0
+        else:
+            self._pause_s = min(2 * self._pause_s, IDLE_INTERVAL_S)
+        return self._pause_s
+
+
+def _loop(agent: Agent, name: str, step: Callable[[], float], stop: threading.Event) -> None:
     """Repeat `step`; one that fails is logged and tried again, the other loops go on."""
     while not stop.is_set():
         try:
-            pause = step()
+            with agent.telemetry.span(name):
+                pause = step()
         except FedgeError as error:
             log.warning("%s: %s", name, error)
             pause = 1.0

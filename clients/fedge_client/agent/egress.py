@@ -4,13 +4,20 @@ Three kinds of data exist. Public facts pass free, but only as one of the record
 types listed here. Content-derived payloads pass only together with the
 settlement of a ledger reservation, in the same transaction that stores their
 bytes. Records never pass.
+
+Beside what passes here the spool itself makes one kind of envelope, gap records:
+kinds, counts, numbers and times of what its quota pushed out.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from fedge.errors import RecordError
 from fedge.identity import EnvelopeKind
+from fedge.privacy.entries import read_entry
 from fedge.privacy.ledger import Ledger, Reservation
-from fedge.records import GatewayStatus, sha256_hex
+from fedge.records import AuditBatch, GatewayStatus, sha256_hex
 from fedge.statefile import StateFile
 from fedge_client.agent.spool import Channel, Spool
 
@@ -29,6 +36,21 @@ class EgressGate:
         if type(facts) not in PUBLIC_FACTS:
             raise RuntimeError(f"{type(facts).__name__} is not declared as public facts")
         self._spool.put_status(facts.to_bytes())
+
+    def audit(self, first_seq: int, entries: Sequence[bytes]) -> bytes:
+        """Send consecutive ledger entries, the very bytes; joins the caller's transaction.
+
+        An entry holds parameters and public facts only, by the ledger's own rule. Asked again
+        with the same first entry, it adds nothing while that batch is stored.
+
+        Raises:
+            RuntimeError: something else than ledger entries in their order.
+        """
+        for seq, entry in enumerate(entries, first_seq):
+            if not _is_entry(entry, seq):
+                raise RuntimeError(f"no ledger entry {seq}; nothing else is sent as an audit")
+        payload = AuditBatch(first_seq, tuple(entries)).to_bytes()
+        return self._spool.put("audit", payload, key=f"audit/{first_seq}", channel="push")
 
     def release(
         self,
@@ -53,3 +75,12 @@ class EgressGate:
                 return stored
             self._ledger.settle(reservation, key, sha256_hex(payload), noise_kind)
             return self._spool.put(kind, payload, key=spool_key, channel=channel)
+
+
+def _is_entry(data: bytes, seq: int) -> bool:
+    """Whether these are the very bytes in which a ledger writes its entry `seq`."""
+    try:
+        entry = read_entry(data)
+    except RecordError:
+        return False
+    return entry.seq == seq and entry.to_bytes() == data

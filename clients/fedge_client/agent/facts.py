@@ -17,8 +17,8 @@ MAX_BLOCKS = 64
 class StreamFacts(Protocol):
     """What is public about the stream."""
 
-    windows: int
-
+    @property
+    def windows(self) -> int: ...
     @property
     def next_slot(self) -> int: ...
     @property
@@ -27,6 +27,8 @@ class StreamFacts(Protocol):
     def dropped_labels(self) -> int: ...
     @property
     def withheld(self) -> int: ...
+    @property
+    def lost(self) -> int: ...
 
 
 def collect(
@@ -55,9 +57,12 @@ def collect(
             "dropped_observations": stream.dropped,
             "dropped_labels": stream.dropped_labels,
             "withheld_windows": stream.withheld,
+            "lost_records": stream.lost,
             "refused_envelopes": spool.refused,
             "spool_depth": spool.depth,
             "spool_dropped": spool.dropped,
+            "spool_gaps": spool.gaps,
+            "spool_corrupt": spool.corrupt,
             "worker_restarts": worker_restarts(),
             "blocks": tuple(ledger.spendings()[-MAX_BLOCKS:]),
             "at": now,

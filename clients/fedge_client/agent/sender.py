@@ -1,38 +1,111 @@
-"""Pushing the spool to the coordinator: at least once, oldest first, with backoff.
+"""Pushing the spool to the coordinator: at least once, important ones first, with backoff.
 
 The coordinator acknowledges an envelope only when it is on its disk; only then
 does it leave the spool. A refusal for good puts one envelope aside and goes on.
+One that keeps failing while the coordinator answers does not hold up the others.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
+import socket
+import threading
+import time
+import weakref
 from collections.abc import Callable
+from typing import Literal
 
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
 
+from fedge.breaker import CircuitBreaker
 from fedge.errors import OutboundError
-from fedge_client.agent.spool import Spool
+from fedge_client.agent.spool import Spool, Spooled
 
 log = logging.getLogger(__name__)
 
-FINAL_REFUSALS = {400: "malformed", 409: "sequence-conflict", 413: "too-large"}
+FINAL_REFUSALS = {400: "malformed", 409: "conflict", 413: "too-large"}
 """Statuses that no retry will change. A key that is not admitted yet (401, 403) may be later."""
 
+ROUND_S = 5.0
+"""Longest time of one `push`, but for the call that is under way: after it the loop around it
+sees whether it is to stop."""
 
+RESET_S = 10.0
+"""How long the breaker refuses. Shorter than the longest backoff, so that it never delays what
+backoff would have let through by much."""
+
+MAX_PASSED_OVER = 32
+CONNECT_S = 3.0
+
+Outcome = Literal["taken", "refused", "not-admitted", "failed"]
 Post = Callable[[bytes], int]
 """Sends one envelope and answers the HTTP status; raises `OutboundError` when it cannot."""
 
 
+def outcome_of(status: int) -> Outcome:
+    """What an HTTP status says about the envelope that it answers.
+
+    `failed` is trouble at the other end (5xx, 408, 429) or another server than ours (3xx, 404):
+    the same envelope may be taken later.
+    """
+    if status == 200:
+        return "taken"
+    if status in FINAL_REFUSALS:
+        return "refused"
+    return "not-admitted" if status in (401, 403) else "failed"
+
+
+class _Lines:
+    """Connection classes for urllib3 whose open sockets are known, so that one can be cut."""
+
+    def __init__(self) -> None:
+        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
+        opened = self._open
+
+        class Http(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                opened.add(self)
+
+        class Https(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                opened.add(self)
+
+        class HttpPool(urllib3.HTTPConnectionPool):
+            ConnectionCls = Http
+
+        class HttpsPool(urllib3.HTTPSConnectionPool):
+            ConnectionCls = Https
+
+        self.pools = {"http": HttpPool, "https": HttpsPool}
+
+    def cut(self) -> None:
+        """Shut every open connection down; whoever waits for an answer gets an error."""
+        for connection in list(self._open):
+            line = connection.sock
+            if line is not None:
+                with contextlib.suppress(OSError):
+                    line.shutdown(socket.SHUT_RDWR)
+
+
 class HttpPost:
-    """Posts envelopes to `<base>/v1/envelopes` over a kept connection."""
+    """Posts envelopes to `<base>/v1/envelopes` over a kept connection; follows no redirect.
+
+    Args:
+        base_url: of the coordinator.
+        timeout_s: longest wait for the next bytes of an answer; for a connection, less.
+    """
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
         self._url = base_url.rstrip("/") + "/v1/envelopes"
-        self._pool = urllib3.PoolManager(
-            num_pools=1, timeout=urllib3.Timeout(timeout_s), retries=False
-        )
+        timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
+        self._pool = urllib3.PoolManager(num_pools=1, timeout=timeout, retries=False)
+        self._lines = _Lines()
+        self._pool.pool_classes_by_scheme = dict(self._lines.pools)
 
     def __call__(self, envelope: bytes) -> int:
         headers = {"Content-Type": "application/octet-stream"}
@@ -41,6 +114,10 @@ class HttpPost:
         except urllib3.exceptions.HTTPError as error:
             raise OutboundError(f"cannot reach {self._url}: {error}") from error
 
+    def abort(self) -> None:
+        """End the call that another thread waits for: there it raises `OutboundError`."""
+        self._lines.cut()
+
 
 class Sender:
     """Drains a spool through a `Post`.
@@ -48,7 +125,10 @@ class Sender:
     Args:
         spool, post: from where, to where.
         interval_s: pause between rounds when all is well.
+        max_backoff_s: longest pause; until then it doubles with each failure in a row.
         jitter: random factor source in [0, 1), so that a fleet does not come back in step.
+        clock: seconds that never go back.
+        breaker: stands before the coordinator; one of its own unless given.
     """
 
     def __init__(
@@ -59,35 +139,92 @@ class Sender:
         interval_s: float,
         max_backoff_s: float = 60.0,
         jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.monotonic,
+        breaker: CircuitBreaker | None = None,
     ) -> None:
         self._spool, self._post = spool, post
         self._interval_s, self._max_backoff_s = interval_s, max_backoff_s
-        self._jitter = jitter
+        self._jitter, self._clock = jitter, clock
+        self.breaker = breaker or CircuitBreaker("the coordinator", clock, reset_s=RESET_S)
         self._failures = 0
+        self._passed_over: set[int] = set()
+        self._stopping = threading.Event()
 
     def push(self) -> float:
-        """Send what waits and answer how many seconds to wait before the next call."""
-        while batch := self._spool.waiting():
+        """Send what waits, for `ROUND_S` at most; answers the seconds until the next call."""
+        end = self._clock() + ROUND_S
+        while batch := self._next_batch():
             for item in batch:
-                if not self._send(item.seq, item.envelope):
+                if self._stopping.is_set():
+                    return self._interval_s
+                if not self._send(item.seq):
                     self._failures += 1
-                    backoff = min(self._interval_s * float(2**self._failures), self._max_backoff_s)
-                    return backoff * (0.5 + 0.5 * self._jitter())
+                    return self._pause_s()
+                if self._clock() > end:
+                    return 0.0
         self._failures = 0
         return self._interval_s
 
-    def _send(self, seq: int, envelope: bytes) -> bool:
+    def stop(self) -> None:
+        """End a `push` in another thread: no call is begun, one under way is cut off.
+
+        What was under way may have arrived; it is sent again at the next start.
+        """
+        self._stopping.set()
+        if isinstance(self._post, HttpPost):
+            self._post.abort()
+
+    def _next_batch(self) -> list[Spooled]:
+        batch = self._spool.waiting(without=self._passed_over)
+        if not batch and self._passed_over:
+            self._passed_over.clear()
+            batch = self._spool.waiting()
+        return batch
+
+    def _pause_s(self) -> float:
+        doubled = self._interval_s * 2.0 ** min(self._failures, 32)
+        backoff = min(doubled, self._max_backoff_s) * (0.5 + 0.5 * self._jitter())
+        return max(backoff, self.breaker.wait_s)
+
+    def _send(self, seq: int) -> bool:
+        """Send one envelope; says whether to go on with the next one."""
+        if self.breaker.wait_s > 0:
+            return False
+        envelope = self._spool.hand_out(seq)
+        if envelope is None:
+            return True
         try:
+            self.breaker.check()
             status = self._post(envelope)
         except OutboundError as error:
             log.info("push waits: %s", error)
+            self.breaker.failed()
+            self._spool.give_back()
             return False
-        if status == 200:
+        return self._judge(seq, status)
+
+    def _judge(self, seq: int, status: int) -> bool:
+        outcome = outcome_of(status)
+        if outcome == "failed":
+            self.breaker.failed()
+        else:
+            self.breaker.succeeded()
+        if outcome == "taken":
             self._spool.acknowledge(seq)
+            self._failures = 0
             return True
-        if status in FINAL_REFUSALS:
+        if outcome == "refused":
             log.error("envelope %d was refused: %s", seq, FINAL_REFUSALS[status])
             self._spool.quarantine(seq, FINAL_REFUSALS[status])
             return True
         log.warning("envelope %d was not taken (HTTP %d), trying again later", seq, status)
+        self._spool.give_back()
+        if outcome == "failed":
+            self._pass_over(seq)
         return False
+
+    def _pass_over(self, seq: int) -> None:
+        """The next round begins with another envelope: this one may be the trouble."""
+        if len(self._passed_over) >= MAX_PASSED_OVER:
+            self._passed_over.clear()
+        self._passed_over.add(seq)

@@ -23,6 +23,7 @@ from fedge.errors import (
     FedgeError,
     ParticipationRefusedError,
     ReservationError,
+    StateError,
 )
 from fedge.identity import EnvelopeKind
 from fedge.privacy.grants import Grant
@@ -103,6 +104,13 @@ class TrainingDesk:
         self._start_trainer = start_trainer
         self._run_id = ""
         self._trainer: Trainer | None = None
+        self._reading: tuple[int, ...] = ()
+        self._endings = 0
+
+    @property
+    def reading(self) -> tuple[int, ...]:
+        """The blocks that a run which is under way reads: they must not be evicted under it."""
+        return self._reading
 
     def answer(self, request: RoundRequest, arrays: bytes) -> bytes:
         """The sealed envelope that answers `request`.
@@ -142,10 +150,16 @@ class TrainingDesk:
         return envelope
 
     def close(self) -> None:
-        """End the present run's trainer, if one lives."""
-        if self._trainer is not None:
-            self._trainer.close()
-        self._trainer, self._run_id = None, ""
+        """End the present run's trainer, if one lives.
+
+        Also from another thread, because records were erased: the round that is under way fails,
+        and asked again it begins anew with the records that are left.
+        """
+        self._endings += 1
+        trainer, self._trainer, self._run_id = self._trainer, None, ""
+        if trainer is not None:
+            trainer.close()
+        self._reading = ()
 
     def _check(self, request: RoundRequest, arrays: bytes) -> Serving:
         """Everything about participation is decided here, from public facts alone."""
@@ -187,13 +201,19 @@ class TrainingDesk:
             raise ParticipationRefusedError("run-id-used-for-other-content") from error
 
     def _trainer_for(self, spec: RunSpec, serving: Serving) -> Trainer:
-        if self._trainer is None or self._run_id != spec.run_id:
+        if self._trainer is not None and self._run_id == spec.run_id:
+            return self._trainer
+        self.close()
+        endings = self._endings
+        mine = next(p for p in spec.participants if p.gateway == self._gateway)
+        self._reading = self._store.blocks_of(mine.first_window, mine.last_window)
+        records = self._store.labelled(mine.first_window, mine.last_window, spec.plan.divisor)
+        trainer = self._start_trainer(serving.folder, spec.plan, records)
+        self._trainer, self._run_id = trainer, spec.run_id
+        if self._endings != endings:
             self.close()
-            mine = next(p for p in spec.participants if p.gateway == self._gateway)
-            records = self._store.labelled(mine.first_window, mine.last_window, spec.plan.divisor)
-            self._trainer = self._start_trainer(serving.folder, spec.plan, records)
-            self._run_id = spec.run_id
-        return self._trainer
+            raise StateError("records were erased while the trainer started")
+        return trainer
 
     def _train(
         self,

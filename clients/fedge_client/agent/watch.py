@@ -1,40 +1,70 @@
 """From the ring to windows: the agent's view of its own stream.
 
 What the worker observed is cut into windows; at the close of a window the rows
-go to the block store, sketches stay here, and counts on frozen bins are noised,
-charged and spooled as a report. One transaction makes a window final: report,
-settlement and the position in the ring move together, so that after a kill the
-same rows give the same window again, or none are asked for twice.
+that may be kept go to the block store, sketches stay here, and counts on frozen
+bins are noised, charged and spooled as a report. One transaction makes a window
+final: report, settlement and the position in the ring move together, so that
+after a kill the same rows give the same window again, or none are asked for
+twice. Rows wait in the ring and nowhere else: what is wiped there is gone.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import math
+import threading
+from collections import deque
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from fedge.data.blocks import BlockStore
-from fedge.errors import BudgetError, StateError
-from fedge.privacy.ledger import Ledger, Reservation
-from fedge.privacy.noise import Noise
-from fedge.profiles.counts import count_window, feature_counts, join, window_event
-from fedge.profiles.sketches import KllProfile, numeric_columns
-from fedge.profiles.streams import stream_values
-from fedge.profiles.windows import WindowCutter, WindowSpan
-from fedge.profiles.wire import encode_report
-from fedge.records import PrivacyPolicy, WindowReport
-from fedge.serving.ring import LABEL, OBSERVATION, RingReader, open_reader
+from fedge.errors import StateError
+from fedge.privacy.ledger import FEATURES
+from fedge.profiles.windows import Closed, WindowCutter, WindowSpan
+from fedge.serving.ring import LABEL, OBSERVATION, Match, RingReader, open_reader
 from fedge.serving.ring_file import Records
 from fedge.statefile import StateFile
 from fedge_client.agent.egress import EgressGate
-from fedge_client.agent.releases import Installed, InstalledReleases
+from fedge_client.agent.labels import LabelTray
+from fedge_client.agent.releases import InstalledReleases
+from fedge_client.agent.watch_state import Progress, WatchState
+from fedge_client.agent.window_clock import WindowClock
+from fedge_client.agent.window_report import Closing, WindowReporter
 
 log = logging.getLogger(__name__)
 
-READ_LIMIT = 2048
-FEATURES_KEY = "features"
+Positions = npt.NDArray[np.int64]
+
+READ_ROWS, READ_BYTES = 2048, 4 * 2**20
+"""Records taken in by one poll at most, whichever is less."""
+
+NO_POSITION, LEFT_BEHIND = -1, -2
+"""No ring holds them: the next one is taken for another than the one read before. That one was
+lost with slots that nobody knows, or all of it was read."""
+
+CLOSE_LIMIT = 8
+"""Windows made final by one poll at most."""
+
+SETTLE_S = 0.5
+"""A window's time is over only so long after its end: a worker that drew a slot and its time
+before has published the row by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    """A complete window that is not final yet; its rows lie in the ring.
+
+    Attributes:
+        at: int64[n], positions of its observations in the ring.
+        needed: first position that is needed after this window.
+    """
+
+    span: WindowSpan
+    at: Positions
+    needed: int
 
 
 class Watcher:
@@ -43,6 +73,9 @@ class Watcher:
     Args:
         ring: the ring file; it need not exist yet.
         window_slots: arrival slots of a full window.
+        window_s: seconds after which a window closes also when it is not full; 0: only when full.
+        spare_slots: slots that are skipped when a ring was lost, at least as many as it may have
+            given out since the last final window.
     """
 
     def __init__(
@@ -52,219 +85,351 @@ class Watcher:
         state: StateFile,
         installed: InstalledReleases,
         store: BlockStore,
-        ledger: Ledger,
         gate: EgressGate,
-        noise: Noise,
-        policy: PrivacyPolicy,
+        reporter: WindowReporter,
+        clock: WindowClock,
         window_slots: int,
-        clock: Callable[[], float],
+        window_s: float = 0.0,
+        spare_slots: int = 0,
     ) -> None:
         self._ring, self._state, self._installed = ring, state, installed
-        self._store, self._ledger, self._gate = store, ledger, gate
-        self._noise, self._policy, self._clock = noise, policy, clock
-        self._window_slots = window_slots
-        state.ensure(
-            "CREATE TABLE IF NOT EXISTS watch (one INTEGER PRIMARY KEY CHECK (one = 1),"
-            " window INTEGER NOT NULL, slot INTEGER, position INTEGER NOT NULL,"
-            " withheld INTEGER NOT NULL)",
-            "CREATE TABLE IF NOT EXISTS profiles (window INTEGER PRIMARY KEY,"
-            " block INTEGER NOT NULL, sketch BLOB NOT NULL)",
-        )
+        self._gate, self._reporter, self._clock = gate, reporter, clock
+        self._window_slots, self._window_s = window_slots, window_s
+        self._spare_slots = spare_slots
+        self._watch_state = WatchState(state)
+        self._labels = LabelTray(store)
+        # Erasing asks from another thread.
+        self._lock = threading.RLock()
         self._reader: RingReader | None = None
+        self._inode, self._read_rows, self._more = 0, 1, False
         self._resume()
+
+    # --- facts --------------------------------------------------------------------------
+
+    @property
+    def windows(self) -> int:
+        """Windows closed so far."""
+        return self._progress.windows
 
     @property
     def next_slot(self) -> int:
         """Arrival slots given out, as far as read."""
-        return self._reader.next_slot if self._reader else self._next_slot or 0
+        return self._next_slot
 
     @property
     def dropped(self) -> int:
         """Observations that the ring had no room for."""
-        return self._reader.dropped if self._reader else 0
+        with self._lock:
+            return self._reader.dropped if self._reader else 0
 
     @property
     def dropped_labels(self) -> int:
         """Labels that the ring had no room for."""
-        return self._reader.dropped_labels if self._reader else 0
+        with self._lock:
+            return self._reader.dropped_labels if self._reader else 0
 
     @property
     def withheld(self) -> int:
         """Windows that left no report, because the ledger refused or their release was gone."""
-        return self._withheld
+        return self._progress.withheld
 
-    def close(self) -> None:
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+    @property
+    def lost(self) -> int:
+        """Records that were damaged, and rings that had to be given up."""
+        return self._progress.lost
+
+    @property
+    def refused_labels(self) -> int:
+        """Labels since the start that belong to no kept record: a fact that stays here."""
+        return self._labels.refused
+
+    @property
+    def last_block(self) -> int:
+        """The latest block that a record was seen in."""
+        return self._last_block
+
+    @property
+    def behind(self) -> bool:
+        """Whether the last poll left something that was there."""
+        return bool(self._cuts) or self._more
+
+    # --- work ---------------------------------------------------------------------------
 
     def poll(self) -> int:
-        """Take in what the ring holds; answers how many windows were closed.
+        """Take in what the ring holds; answers 0 where there was nothing to do.
 
         Where a window cannot be made final (a full disk, say), the error is raised and the next
         call takes in again everything after the last window that was.
+
+        Returns:
+            records taken in and windows closed.
         """
-        reader = self._open()
-        if reader is None:
-            return 0
-        try:
-            return self._take_in(reader)
-        except BaseException:
-            # Rows and cutter no longer agree: going on would put rows into wrong windows.
-            self.close()
-            self._resume()
-            raise
+        with self._lock:
+            try:
+                if self._cuts:
+                    return self._finish()
+                reader = self._open()
+                if reader is None:
+                    return 0
+                taken = self._take_in(reader)
+                return taken + self._finish()
+            except BaseException:
+                # Cutter and positions no longer agree: going on would put rows into wrong windows.
+                self.close()
+                self._resume()
+                raise
+
+    def erase(self, match: Match) -> int:
+        """Wipe matching rows that wait for their window, and labels given to them.
+
+        Call it before records are removed from the block store: a window that closes in between
+        would otherwise put them there again.
+
+        Args:
+            match: tells which of some ring records are meant.
+
+        Returns:
+            how many rows were wiped.
+
+        Raises:
+            StateError: the ring is damaged.
+        """
+        with self._lock:
+            reader = self._open()
+            if reader is None:
+                return 0
+            gone: set[int] = set()
+
+            def also_told(records: Records) -> npt.NDArray[np.bool_]:
+                matched = match(records)
+                gone.update(records["slot"][matched & (records["kind"] == OBSERVATION)].tolist())
+                return matched
+
+            wiped = reader.wipe(also_told)
+            self._labels.forget(gone)
+            return wiped
+
+    def close(self) -> None:
+        with self._lock:
+            if self._reader is not None:
+                self._reader.close()
+                self._reader = None
+
+    # --- resuming -----------------------------------------------------------------------
 
     def _resume(self) -> None:
         """Stand where the last final window ended, as a new process would."""
-        rows = self._state.rows("SELECT window, slot, position, withheld FROM watch")
-        window, slot, position, withheld = rows[0] if rows else (0, None, 0, 0)
-        self._position = int(position)
-        self._withheld = int(withheld)
-        self._next_slot = None if slot is None else int(slot)
-        self._cutter = WindowCutter(
-            self._window_slots, next_window=int(window), next_slot=self._next_slot
-        )
-        self.windows = int(window)
-        self._held: Records | None = None
-        self._held_at = np.empty(0, dtype=np.int64)
-        self._labels: list[tuple[int, int]] = []
+        self._progress: Progress = self._watch_state.read(self._clock, self._window_s)
+        self._begin(self._progress.position)
 
-    def _take_in(self, reader: RingReader) -> int:
-        rows, end = reader.read(self._position, READ_LIMIT)
-        positions = np.arange(self._position, end, dtype=np.int64)
-        observed = rows["kind"] == OBSERVATION
-        fresh = rows[observed]
-        held = fresh if self._held is None else np.concatenate([self._held, fresh])
-        held_at = np.concatenate([self._held_at, positions[observed]])
-        closed = self._cutter.feed(
-            fresh["slot"].astype(np.int64),
-            fresh["block"].astype(np.int64),
-            fresh["release"].astype(np.int64),
-            reader.next_slot,
-        )
-        self._position = end
-        labels = rows[rows["kind"] == LABEL]
-        self._labels.extend(zip(labels["slot"].tolist(), labels["label"].tolist(), strict=True))
-        for span, piece in closed:
-            after = int(held_at[piece.stop]) if piece.stop < len(held_at) else end
-            self._close(span, held[piece], after)
-        left = self._cutter.open.rows if self._cutter.open is not None else 0
-        self._held, self._held_at = held[len(held) - left :], held_at[len(held_at) - left :]
-        if self._cutter.open is not None:
-            self._file_labels(before=self._cutter.open.first_slot)
-        return len(closed)
+    def _begin(self, position: int) -> None:
+        """Forget what was taken in after the last final window; go on reading at `position`."""
+        edge = self._progress.edge
+        self._position = self._released = position
+        self._next_slot = 0 if edge is None else edge.slot
+        self._last_block = 0 if edge is None or edge.block is None else edge.block
+        self._cutter = WindowCutter(self._window_slots, window_s=self._window_s, after=edge)
+        self._held: Positions = np.empty(0, dtype=np.int64)  # the open window's observations
+        self._cuts: deque[_Cut] = deque()
+        self._labels.clear()
+        self._began = self._clock.steady()
 
     def _open(self) -> RingReader | None:
-        if self._reader is None:
+        if self._reader is not None:
+            return self._reader
+        self._inode = self._present_inode()
+        try:
             reader = open_reader(self._ring)
-            if reader is None:
-                return None
-            try:
-                reader.read(self._position, 0)
-            except StateError as error:
-                # The file is never synced: after a power failure it may be gone or older.
-                log.warning("the ring is not the one read before, going on with it: %s", error)
-                self._position = reader.position
-            reader.never_below(self._next_slot or 0)
-            reader.release(self._position)
-            self._reader = reader
-        return self._reader
+        except StateError as error:
+            self._give_up(error)
+            return None
+        if reader is None:
+            return None
+        floor = self._next_slot
+        try:
+            rows, _ = reader.read(self._position, 0)
+        except StateError as error:
+            # The file is never synced: after a power failure it may be gone or older.
+            log.warning("the ring is not the one read before, going on with it: %s", error)
+            if self._position != LEFT_BEHIND and self._progress.edge is not None:
+                floor += self._spare_slots
+            if self._position not in (NO_POSITION, LEFT_BEHIND):
+                self._count_lost(1)
+            self._begin(reader.position)
+            rows, _ = reader.read(self._position, 0)
+        # Slots that a lost ring gave out must not be given out again; skipped, they are dropped.
+        reader.never_below(floor)
+        reader.release(self._position)
+        self._read_rows = max(1, min(READ_ROWS, READ_BYTES // rows.dtype.itemsize))
+        self._reader = reader
+        return reader
 
-    def _close(self, span: WindowSpan, rows: Records, position: int) -> None:
-        """Make one complete window final."""
+    def _present_inode(self) -> int:
+        try:
+            return self._ring.stat().st_ino
+        except OSError:
+            return 0
+
+    def _give_up(self, error: StateError) -> None:
+        """Remove a ring that cannot be read; the next worker makes a new one."""
+        log.error("what waited in a damaged ring is lost: %s", error)
+        self._count_lost(1)
+        try:
+            self._ring.unlink(missing_ok=True)
+        except OSError as refused:
+            raise StateError(f"cannot remove the damaged ring {self._ring}: {refused}") from refused
+        self._progress = self._watch_state.read(self._clock, self._window_s)
+        self._begin(NO_POSITION)
+
+    # --- taking in ----------------------------------------------------------------------
+
+    def _take_in(self, reader: RingReader) -> int:
+        """Cut what the ring holds next into windows, which are not final yet."""
+        began = self._clock.steady()
+        rows, end = reader.read(self._position, self._read_rows)
+        self._more = len(rows) == self._read_rows
+        if not len(rows) and self._present_inode() not in (0, self._inode):
+            return self._leave_ring()
+        positions = np.arange(self._position, end, dtype=np.int64)
+        self._position, self._next_slot = end, max(reader.next_slot, self._cutter.known)
+        fresh = self._credible(rows, self._next_slot)
+        held = np.concatenate([self._held, positions[fresh]])
+        closed = self._cut(rows, fresh, -math.inf if self._more else began - SETTLE_S)
+        self._labels.add(rows[rows["kind"] == LABEL])
+        for span, piece in closed:
+            needed = int(held[piece.stop]) if piece.stop < len(held) else end
+            self._cuts.append(_Cut(span, held[piece], needed))
+        left = 0 if self._cutter.open is None else self._cutter.open.rows
+        self._held = held[len(held) - left :]
+        if not self._cuts:
+            self._settle(reader)
+        return len(rows)
+
+    def _credible(self, rows: Records, next_slot: int) -> npt.NDArray[np.int64]:
+        """Indices of the observations, without what only a damaged ring could hold."""
+        slots = rows["slot"]
+        observed = rows["kind"] == OBSERVATION
+        sound = observed & (slots >= self._cutter.known) & (slots < next_slot)
+        sound &= (rows["block"] >= 0) & (rows["release"] >= 1)
+        sound &= np.isfinite(rows["time"]) & (rows["time"] >= 0) & np.isfinite(rows["steady"])
+        at = np.flatnonzero(sound)
+        if len(at):
+            before = np.maximum.accumulate(slots[at])[:-1]
+            at = at[np.concatenate([[True], slots[at][1:] > before])]
+        damaged = int(np.count_nonzero(observed)) - len(at)
+        if damaged:
+            log.error("%d records in the ring are damaged, and lost", damaged)
+            self._count_lost(damaged)
+        return at
+
+    def _count_lost(self, count: int) -> None:
+        self._watch_state.count_lost(count)
+        self._progress = replace(self._progress, lost=self._progress.lost + count)
+
+    def _cut(self, rows: Records, fresh: Positions, now: float) -> Closed:
+        """Feed the observations among `rows` to the cutter."""
+        # Column by column: a record may hold a picture, and none of it is looked at here.
+        # A step of the wall clock back reopens no block, whatever a restarted worker made of it.
+        blocks = np.maximum.accumulate(np.maximum(rows["block"][fresh], self._last_block))
+        if len(blocks):
+            self._last_block = int(blocks[-1])
+        # What another boot's clock stamped later than now came before this process began.
+        stamps = rows["steady"][fresh]
+        return self._cutter.feed(
+            rows["slot"][fresh].astype(np.int64),
+            blocks.astype(np.int64),
+            rows["release"][fresh].astype(np.int64),
+            next_slot=self._next_slot,
+            times=np.where(stamps > self._clock.steady(), self._began, stamps),
+            now=now,
+        )
+
+    def _settle(self, reader: RingReader) -> None:
+        """File labels of closed windows, and let go of what no open window needs."""
+        edge = self._progress.edge
+        if edge is None:
+            return
+        movable = not len(self._held) and self._position > self._released
+        if not movable and not self._labels.has_ready(before=edge.slot):
+            return
+        with self._state.transaction():
+            self._labels.file(before=edge.slot)
+            if movable:
+                self._watch_state.position_moved(self._position)
+        if movable:
+            reader.release(self._position)
+            self._released = self._position
+
+    def _leave_ring(self) -> int:
+        """Go over to the ring that took this one's place, once all of this one is final."""
+        if len(self._held):
+            # They cannot wait: nothing would hold them after a kill.
+            self._cuts.extend(
+                _Cut(span, self._held, self._position) for span, _ in self._cutter.cut()
+            )
+            self._held = self._held[:0]
+            return 1
+        log.warning("another ring is in place of the one read before, going over to it")
+        next_slot = self._next_slot
+        self.close()
+        self._begin(LEFT_BEHIND)
+        self._next_slot = next_slot
+        return 1
+
+    # --- closing ------------------------------------------------------------------------
+
+    def _finish(self) -> int:
+        """Make windows final, oldest first; answers how many."""
+        closed = 0
+        while self._cuts and closed < CLOSE_LIMIT:
+            reader = self._open()
+            if reader is None:
+                raise StateError("the ring is gone, and with it the rows of a window")
+            self._close(reader, self._cuts[0])
+            self._cuts.popleft()
+            closed += 1
+        return closed
+
+    def _close(self, reader: RingReader, cut: _Cut) -> None:
+        span = cut.span
+        first = int(cut.at[0]) if len(cut.at) else cut.needed
+        last = int(cut.at[-1]) + 1 if len(cut.at) else cut.needed
+        rows, _ = reader.read(first, last - first)
+        if len(cut.at) < len(rows):  # labels lie between them
+            rows = rows[cut.at - first]
+        closing = self._closing(span, rows)
         installed = self._installed.get(span.release)
-        report = None if installed is None else self._report(span, rows, installed)
+        report = None
+        if installed is not None:
+            report = self._reporter.report(span, rows, installed, closing)
+        withheld = self._progress.withheld
         if report is None:
-            self._withheld += 1
+            withheld += 1
             log.error("window %d leaves no report", span.window)
-        with self._state.transaction() as db:
+        with self._state.transaction():
             # The position moves past labels that were read already: they go with it.
-            self._file_labels(before=span.end)
+            self._labels.file(before=span.end)
             if report is not None:
                 payload, reservation = report
                 self._gate.release(
                     "report",
                     payload,
                     reservation=reservation,
-                    key=FEATURES_KEY,
-                    noise_kind=self._noise.kind,
+                    key=FEATURES,
+                    noise_kind=self._reporter.noise_kind,
                     channel="push",
                     spool_key=f"report/{span.window}",
                 )
-            db.execute(
-                "INSERT OR REPLACE INTO watch VALUES (1, ?, ?, ?, ?)",
-                (span.window + 1, span.end, position, self._withheld),
-            )
-        self.windows, self._next_slot = span.window + 1, span.end
-        if self._reader is not None:
-            self._reader.release(position)
+            closed = self._clock.moment(span.closed)
+            self._watch_state.window_closed(span, cut.needed, withheld, closed, self._window_s)
+        self._progress = replace(
+            self._progress, edge=span.edge, position=cut.needed, withheld=withheld
+        )
+        reader.release(cut.needed)
+        self._released = cut.needed
 
-    def _report(
-        self, span: WindowSpan, rows: Records, installed: Installed
-    ) -> tuple[bytes, Reservation] | None:
-        """Keep the rows, count, charge and noise; None where the ledger refuses."""
-        values = stream_values(
-            installed.task, rows["features"], rows["prediction"], rows["confidence"], rows["ood"]
-        )
-        self._keep(span, rows, values, installed)
-        event = window_event(installed.reference, self._policy.window_rho)
-        try:
-            self._ledger.open_block(span.block)
-            reservation = self._ledger.reserve_window(span.window, span.block, (event,))
-            grant = self._ledger.grant(reservation, FEATURES_KEY, event)
-        except BudgetError as error:
-            log.error("window %d is not reported: %s", span.window, error)
-            return None
-        noised = self._noise.discrete_gaussian(
-            join(count_window(installed.reference, values)),
-            sensitivity2=event.sensitivity2,
-            sigma2=event.sigma2,
-            grant=grant,
-        )
-        report = WindowReport(
-            task=installed.task.name,
-            window=span.window,
-            block=span.block,
-            release=span.release,
-            reference_sha256=installed.reference_sha256,
-            first_slot=span.first_slot,
-            slots=span.slots,
-            planned_slots=self._window_slots,
-            dropped=span.dropped,
-            opened_at=float(rows["time"][0]) if len(rows) else self._clock(),
-            closed_at=self._clock(),
-            features=feature_counts(installed.reference, noised, event),
-        )
-        return encode_report(report), reservation
-
-    def _keep(
-        self, span: WindowSpan, rows: Records, values: np.ndarray, installed: Installed
-    ) -> None:
-        """What stays on the gateway: the rows in their block, and a sketch of the window."""
-        self._store.write_window(
-            block=span.block,
-            window=span.window,
-            slots=rows["slot"].astype(np.int64),
-            inputs=rows["inputs"],
-            features=rows["features"],
-            predictions=rows["prediction"].astype(np.int64),
-        )
-        sketch = KllProfile.of(installed.reference)
-        sketch.update(numeric_columns(installed.reference.streams, values))
-        with self._state.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?)",
-                (span.window, span.block, sketch.to_bytes()),
-            )
-
-    def _file_labels(self, *, before: int) -> None:
-        """Join labels to the rows of closed windows, whose slots end at `before`."""
-        ready = [pair for pair in self._labels if pair[0] < before]
-        if not ready:
-            return
-        self._labels = [pair for pair in self._labels if pair[0] >= before]
-        slots, labels = np.array(ready, dtype=np.int64).T
-        stored = self._store.add_labels(slots, labels)
-        if stored < len(ready):
-            log.warning("%d labels belong to no kept record", len(ready) - stored)
+    def _closing(self, span: WindowSpan, rows: Records) -> Closing:
+        """When the window opened and closed; never in the wrong order, whatever was set back."""
+        opened = float(rows["time"][0]) if len(rows) else self._clock.moment(span.opened).wall
+        opened = max(opened, 0.0)
+        return Closing(opened_at=opened, closed_at=max(opened, self._clock.wall()))

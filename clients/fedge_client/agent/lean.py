@@ -1,0 +1,61 @@
+"""What the agent's process does to itself first, to stay small and out of the worker's way.
+
+Called before anything large is imported: the memory pool of Arrow is chosen at its
+import, and glibc's arenas are made with the first threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.abc
+import importlib.machinery
+import os
+import sys
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+"""Of glibc's mallopt(3)."""
+
+NICENESS = 10
+
+ABSENT = ("pandas",)
+"""pyarrow imports it to check types where it is installed; nothing here uses it, and it would
+stay in memory for months."""
+
+
+class Without(importlib.abc.MetaPathFinder):
+    """Makes libraries look absent in this process."""
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        self._names = names
+
+    def find_spec(
+        self, fullname: str, path: object, target: object = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        if fullname in self._names:
+            raise ModuleNotFoundError(f"{fullname} is not loaded here", name=fullname)
+        return None
+
+
+def become_lean() -> None:
+    """Fewer and smaller pools of memory; no library that is only in the way."""
+    sys.meta_path.insert(0, Without(ABSENT))
+    # Arrow's own allocators keep what was freed; a window's table is all that it ever holds.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    with contextlib.suppress(AttributeError, OSError):  # another C library than glibc
+        mallopt = ctypes.CDLL(None).mallopt
+        # One arena for each of a dozen threads that sleep would keep what each once needed.
+        mallopt(M_ARENA_MAX, 2)
+        mallopt(M_MMAP_THRESHOLD, 256 * 1024)
+        mallopt(M_TRIM_THRESHOLD, 256 * 1024)
+
+
+def give_way() -> None:
+    """Let this process, its threads and children run only where the worker leaves room."""
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+    with contextlib.suppress(OSError, AttributeError):
+        # Long slices, and no preemption of a worker that wakes up for a request.
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))

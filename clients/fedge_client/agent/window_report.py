@@ -1,0 +1,163 @@
+"""What becomes of one window's rows: kept, sketched, counted, charged, noised.
+
+Only rows with the purpose for it take part in each step, and what a subject
+withdrew or had erased counts for neither. Which rows form a window, and when it
+is final, is the watcher's part.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from fedge.data.blocks import BlockStore
+from fedge.data.subjects import PSEUDONYM_BYTES
+from fedge.errors import BudgetError
+from fedge.privacy.ledger import FEATURES, Ledger, Reservation
+from fedge.privacy.noise import Noise
+from fedge.profiles.counts import Values, count_window, feature_counts, join, window_event
+from fedge.profiles.sketches import KllProfile, numeric_columns
+from fedge.profiles.streams import stream_values
+from fedge.profiles.windows import WindowSpan
+from fedge.profiles.wire import encode_report
+from fedge.records import PrivacyPolicy, WindowReport
+from fedge.records.purposes import MONITORING, TRAINING
+from fedge.serving.ring_file import Records
+from fedge.serving.scores import Scores
+from fedge.statefile import StateFile
+from fedge_client.agent.releases import Installed
+
+log = logging.getLogger(__name__)
+
+Withdrawn = Callable[[bytes], int]
+"""Purposes (bits) that a subject, named by its pseudonym, withdrew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """When a window opened and closed, seconds since the epoch."""
+
+    opened_at: float
+    closed_at: float
+
+
+class WindowReporter:
+    """Turns windows into kept rows and noised reports.
+
+    Args:
+        window_slots: arrival slots of a full window.
+        withdrawn: asked once for each subject in a window.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: StateFile,
+        store: BlockStore,
+        ledger: Ledger,
+        noise: Noise,
+        policy: PrivacyPolicy,
+        window_slots: int,
+        withdrawn: Withdrawn,
+    ) -> None:
+        self._state, self._store, self._ledger = state, store, ledger
+        self._noise, self._policy = noise, policy
+        self._window_slots, self._withdrawn = window_slots, withdrawn
+        self.noise_kind = noise.kind
+
+    def report(
+        self, span: WindowSpan, rows: Records, installed: Installed, closing: Closing
+    ) -> tuple[bytes, Reservation] | None:
+        """Keep the rows, count, charge and noise; None where the ledger refuses.
+
+        Args:
+            rows: the ring's records of the window's present rows, in slot order.
+
+        Raises:
+            StateError: the disk refused. The window can be reported again.
+        """
+        purposes = self._purposes(rows)
+        scores = Scores.from_outputs(rows["logits"], rows["features"])
+        trained, watched = (_chosen(purposes & bit > 0) for bit in (TRAINING, MONITORING))
+        self._keep(span, rows[trained], scores.predictions[trained])
+        values = stream_values(
+            installed.task,
+            scores.features[watched],
+            scores.predictions[watched],
+            scores.confidence[watched],
+            scores.ood[watched],
+        )
+        self._sketch(span, values, installed)
+        event = window_event(installed.reference, self._policy.window_rho)
+        try:
+            self._ledger.open_block(span.block)
+            reservation = self._ledger.reserve_window(span.window, span.block, (event,))
+            grant = self._ledger.grant(reservation, FEATURES, event)
+        except BudgetError as error:
+            log.error("window %d is not reported: %s", span.window, error)
+            return None
+        noised = self._noise.discrete_gaussian(
+            join(count_window(installed.reference, values)),
+            sensitivity2=event.sensitivity2,
+            sigma2=event.sigma2,
+            grant=grant,
+        )
+        report = WindowReport(
+            task=installed.task.name,
+            window=span.window,
+            block=span.block,
+            release=span.release,
+            reference_sha256=installed.reference_sha256,
+            first_slot=span.first_slot,
+            slots=span.slots,
+            planned_slots=self._window_slots,
+            dropped=span.dropped,
+            opened_at=closing.opened_at,
+            closed_at=closing.closed_at,
+            features=feature_counts(installed.reference, noised, event),
+        )
+        return encode_report(report), reservation
+
+    def _purposes(self, rows: Records) -> npt.NDArray[np.uint8]:
+        """What each row may be used for now, uint8[n]."""
+        purposes: npt.NDArray[np.uint8] = rows["purposes"].copy()
+        purposes[self._store.erased(rows["slot"])] = 0
+        subjects = rows["subject"]
+        about_somebody = np.flatnonzero(subjects.any(axis=1))
+        if len(about_somebody):
+            distinct, which = np.unique(subjects[about_somebody], axis=0, return_inverse=True)
+            bits = [self._withdrawn(subject.tobytes()) for subject in distinct]
+            purposes[about_somebody] &= ~np.array(bits, dtype=np.uint8)[which.ravel()]
+        return purposes
+
+    def _keep(self, span: WindowSpan, rows: Records, predictions: npt.NDArray[np.int32]) -> None:
+        """Put rows that may be trained on into their block."""
+        self._store.write_window(
+            block=span.block,
+            window=span.window,
+            slots=rows["slot"].astype(np.int64),
+            inputs=rows["inputs"],
+            features=rows["features"],
+            predictions=predictions.astype(np.int64),
+            subjects=rows["subject"].reshape(-1, PSEUDONYM_BYTES),
+            arrived=float(rows["time"].max()) if len(rows) else None,
+        )
+
+    def _sketch(self, span: WindowSpan, values: Values, installed: Installed) -> None:
+        """Keep a sketch of the window; it never leaves, and dies with its block."""
+        sketch = KllProfile.of(installed.reference)
+        sketch.update(numeric_columns(installed.reference.streams, values))
+        with self._state.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?)",
+                (span.window, span.block, sketch.to_bytes()),
+            )
+
+
+def _chosen(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | slice:
+    """An index of these rows: all of them, as it is mostly, without a copy."""
+    return slice(None) if rows.all() else rows

@@ -1,0 +1,84 @@
+"""Erasures that were begun and are not finished, as rows of the state file.
+
+An erasure is written down before its first step and struck out with its last, so that a
+kill between two of them is made good at the next start. A row names slots or a
+pseudonym; nothing of it is left once it is struck out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from fedge.statefile import StateFile
+
+Reason = Literal["erasure", "consent"]
+
+
+@dataclass(frozen=True, slots=True)
+class PendingErasure:
+    """One that is not finished.
+
+    Attributes:
+        slots: int64 [n], of records that were named.
+        subject: a pseudonym; None where records were named.
+        at: when it was asked for, seconds since the epoch.
+    """
+
+    number: int
+    slots: npt.NDArray[np.int64]
+    subject: bytes | None
+    reason: Reason
+    at: float
+
+
+class ErasureJournal:
+    """Reads and writes pending erasures; writes join the caller's transaction."""
+
+    def __init__(self, state: StateFile) -> None:
+        self._state = state
+        state.ensure(
+            "CREATE TABLE IF NOT EXISTS erasures (number INTEGER PRIMARY KEY, at REAL NOT NULL,"
+            " reason TEXT NOT NULL, slots BLOB NOT NULL, subject BLOB, records INTEGER NOT NULL)"
+        )
+
+    def begin(
+        self, slots: npt.NDArray[np.int64], subject: bytes | None, reason: Reason, at: float
+    ) -> PendingErasure:
+        """Write one down; on disk when it returns."""
+        with self._state.transaction() as db:
+            number = db.execute(
+                "INSERT INTO erasures (at, reason, slots, subject, records) VALUES (?, ?, ?, ?, 0)",
+                (at, reason, slots.astype("<i8").tobytes(), subject),
+            ).lastrowid
+        return PendingErasure(int(number or 0), slots, subject, reason, at)
+
+    def found(self, pending: PendingErasure, records: int) -> None:
+        """Count records that were erased."""
+        with self._state.transaction() as db:
+            db.execute(
+                "UPDATE erasures SET records = records + ? WHERE number = ?",
+                (records, pending.number),
+            )
+
+    def end(self, pending: PendingErasure) -> int:
+        """Strike one out; answers how many records it found."""
+        with self._state.transaction() as db:
+            rows = self._state.rows("SELECT records FROM erasures WHERE number = ?", pending.number)
+            db.execute("DELETE FROM erasures WHERE number = ?", (pending.number,))
+            self._state.scrub_later()
+        return int(rows[0][0]) if rows else 0
+
+    def pending(self) -> list[PendingErasure]:
+        """All that are not struck out, oldest first."""
+        return [
+            PendingErasure(
+                number, np.frombuffer(slots, "<i8").astype(np.int64), subject, reason, at
+            )
+            for number, slots, subject, reason, at in self._state.rows(
+                "SELECT number, slots, subject, reason, at FROM erasures ORDER BY number"
+            )
+        ]

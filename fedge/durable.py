@@ -1,0 +1,53 @@
+"""Files that are whole or absent, also after power loss.
+
+The order is always the same: write a temporary file, fsync it, rename it, fsync
+the folder. A reader never sees half a file. Standard library alone.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Put `data` at `path` in one step; on disk when it returns. The folder must exist.
+
+    Args:
+        mode: of the file, less the process's umask. The file never had a wider one.
+
+    Raises:
+        OSError: the disk refused; what was at `path` before is untouched.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        # What an earlier process left behind may have another mode.
+        part.unlink(missing_ok=True)
+        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Create a folder and its parents; their entries are on disk when it returns."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: Path) -> None:
+    """Make the entries of a folder durable."""
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

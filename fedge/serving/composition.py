@@ -1,0 +1,188 @@
+"""What one worker is made of, by its settings: release, engine, app, guard, counters.
+
+Everything but sockets and processes is put together here, and ready to serve afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fedge.config import BatchingSettings, GatewaySettings, LimitSettings
+from fedge.data.consent import WITHDRAWALS_FILE, Withdrawals
+from fedge.data.subjects import SubjectKey
+from fedge.errors import FedgeError, StateError
+from fedge.identity import Identity
+from fedge.privacy.policy import read_policy
+from fedge.records import TaskSchema
+from fedge.serving.app import InferenceApp, Limits
+from fedge.serving.connection import Observer, Unobserved
+from fedge.serving.engine import DirectEngine, Engine, Inputs, Served
+from fedge.serving.guard import Guard, checks
+from fedge.serving.marks import Marks
+from fedge.serving.probes import ProbeResult, probe
+from fedge.serving.record_ids import block_numbering, id_prefix
+from fedge.serving.release import load_release
+from fedge.serving.ring import RingWriter, open_writer
+from fedge.serving.ring_file import RowLayout
+from fedge.serving.stats import WorkerStats, stats_path
+from fedge.serving.tls import server_context
+
+if TYPE_CHECKING:
+    from fedge.serving.batching import Batcher
+    from fedge.serving.escalation import Escalator
+    from fedge.serving.relay import Relay
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """A worker without its sockets.
+
+    Attributes:
+        app: serves whoever calls it; for callers that were checked already.
+        guard: the app for everybody else.
+        probed: what the release showed on this machine.
+        stats: None where the counters cannot be written; serving goes on.
+        tls: of the shared port; None serves in the clear.
+        batcher: lets requests wait for each other; None where each runs on its own.
+    """
+
+    app: InferenceApp
+    guard: Guard
+    probed: ProbeResult
+    limits: LimitSettings
+    stats: WorkerStats | None
+    tls: ssl.SSLContext | None
+    batcher: Batcher | None
+
+    @property
+    def observer(self) -> Observer:
+        return self.stats if self.stats is not None else Unobserved()
+
+
+def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
+    """Load and probe the release in `slot`, and put everything around it.
+
+    Args:
+        settings: of the gateway, with all its models.
+        family: which of them this worker serves.
+
+    Raises:
+        FedgeError: it must not serve; says why.
+    """
+    own = settings.for_model(family)
+    state_dir = own.state_dir
+    tls = None if own.tls is None else server_context(own.tls)
+    admission = checks(own.token_file, own.limits)
+    release = load_release(state_dir / "slots" / slot, own)
+    probed = probe(release)
+    task = release.task
+    block_length = read_policy(state_dir / "policy.toml").block
+    block_of = block_numbering(block_length, own.window_slots)
+    ring = _ring(own, task)
+    stats = _stats(own, slot, release.manifest.counter)
+    direct = DirectEngine(release, ring, block_of, time.time)
+    batcher = _batcher(direct, own.batching)
+    engine: Engine = batcher or direct
+    if stats is not None:
+        engine = _Counted(engine, stats)
+    relay, escalator = _relay(settings, family), _escalator(own, slot, task)
+    app = InferenceApp(
+        release,
+        probed,
+        engine,
+        ring,
+        Limits(own.max_body_bytes, own.max_batch, own.feedback_slots),
+        # Only the name is kept: the worker signs nothing.
+        gateway=_prefix(own),
+        subject_of=SubjectKey.open(state_dir).pseudonym,
+        withdrawn=Withdrawals(state_dir / WITHDRAWALS_FILE).withdrawn,
+        block_of=(lambda of: block_of(of, 0.0)) if block_length.kind == "windows" else None,
+        relay=relay,
+        neighbours=_neighbours(settings, family) if relay else None,
+        escalator=escalator,
+    )
+    guard = Guard(app, admission, max_concurrent=own.limits.max_concurrent, stats=stats)
+    return Serving(app, guard, probed, own.limits, stats, tls, batcher)
+
+
+class _Counted:
+    """An engine whose rows are counted."""
+
+    def __init__(self, engine: Engine, stats: WorkerStats) -> None:
+        self._engine, self._served = engine, stats.served
+
+    async def infer(self, inputs: Inputs, marks: Marks) -> Served:
+        served = await self._engine.infer(inputs, marks)
+        self._served(len(inputs))
+        return served
+
+
+def _ring(own: GatewaySettings, task: TaskSchema) -> RingWriter | None:
+    """Where rows are observed; None where they are not, by setting or because the disk refuses."""
+    if not own.monitoring:
+        return None
+    try:
+        return open_writer(own.state_dir / "ring.bin", RowLayout.of(task), own.ring_slots)
+    except StateError as error:
+        log.error("nothing is observed: %s", error)
+        return None
+
+
+def _stats(own: GatewaySettings, slot: str, release: int) -> WorkerStats | None:
+    try:
+        return WorkerStats(stats_path(own.runtime_dir, own.family, slot), release=release)
+    except StateError as error:
+        log.error("nothing is counted: %s", error)
+        return None
+
+
+def _batcher(direct: DirectEngine, wanted: BatchingSettings) -> Batcher | None:
+    if wanted.max_rows == 1:
+        return None
+    from fedge.serving.batching import Batcher  # off by default
+
+    return Batcher(direct, max_rows=wanted.max_rows, max_delay_ms=wanted.max_delay_ms)
+
+
+def _relay(settings: GatewaySettings, family: str) -> Relay | None:
+    others = [own.family for own in settings.served if own.family != family]
+    if not others:
+        return None
+    from fedge.serving.relay import Relay  # most gateways serve one model
+
+    return Relay({name: settings.runtime_dir / f"model-{name}.sock" for name in others})
+
+
+def _neighbours(settings: GatewaySettings, family: str) -> dict[str, str]:
+    """The other models by the prefix of their record ids, as far as they have an identity yet."""
+    found = {}
+    for own in settings.served:
+        if own.family != family:
+            try:
+                found[_prefix(own)] = own.family
+            except FedgeError as error:
+                log.warning("no feedback is handed on to model %s: %s", own.family, error)
+    return found
+
+
+def _prefix(own: GatewaySettings) -> str:
+    return id_prefix(Identity.load(own.state_dir / "identity.pem").fingerprint)
+
+
+def _escalator(own: GatewaySettings, slot: str, task: TaskSchema) -> Escalator | None:
+    if not own.escalation.url:
+        return None
+    from fedge.serving.escalation import Escalator  # off on most gateways
+    from fedge.serving.escalation_counts import counts_path
+
+    try:
+        return Escalator.open(own, task, counts=counts_path(own.runtime_dir, own.family, slot))
+    except StateError as error:
+        log.error("escalations are not counted for the status: %s", error)
+        return Escalator.open(own, task)

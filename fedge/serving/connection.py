@@ -1,0 +1,595 @@
+"""One HTTP/1.1 connection between a socket and an ASGI app.
+
+httptools parses; this file keeps requests and answers in order, bounds what is buffered,
+and knows until when the client must have made progress. Requests that follow each other
+without waiting (pipelining) are answered one after the other. An answer must state its
+content length. Who may connect, when the process ends and who looks at the deadlines
+belong to `fedge.serving.listener`; what is served, how large a body may be and who may ask
+belong to the app.
+
+A request is begun where its last byte is read, and gets a task only if its app has to wait
+for something: most do not. Until it first waits an app has no current task, which
+`asyncio.timeout` and `TaskGroup` need and `asyncio.wait_for` makes for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from time import monotonic
+from typing import Any, Protocol
+from urllib.parse import unquote
+
+import httptools
+import orjson
+
+log = logging.getLogger(__name__)
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
+
+MAX_HEAD_BYTES = 65_536
+"""Request line and headers that did not come in one piece."""
+FIRST_BODY_BYTES = 65_536
+"""The app sees a request when its body is whole or has come so far. Until then a slow client
+holds nothing but its connection."""
+MAX_BUFFERED_BYTES = 262_144
+"""Body bytes that wait for the app; then reading pauses."""
+MAX_DISCARDED_BYTES = 32 * 2**20
+"""A body that nobody wanted is read so far, so that its sender, who writes before it reads,
+gets to see the answer and may go on."""
+LINGER_S = 5.0
+"""A caller may take so long to fetch the last answer of a connection."""
+WHOLE_WRITE_BYTES = 16_384
+"""Smaller answers are copied behind their headers; larger ones are handed on as they are."""
+NEVER = float("inf")
+
+STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+ASGI = {"version": "3.0", "spec_version": "2.3"}
+BETWEEN, HEAD, BODY = range(3)
+"""Where in a request the bytes that came last ended; see `Connection._stage`."""
+
+
+class Observer(Protocol):
+    """Who is told when a request begins to be served, and how it was answered."""
+
+    def begun(self) -> None: ...
+
+    def answered(self, status: int, seconds: float) -> None: ...
+
+
+class Unobserved:
+    """Nobody is told."""
+
+    def begun(self) -> None: ...
+
+    def answered(self, status: int, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How slow a client may be, in seconds.
+
+    Attributes:
+        header_s: from the first byte of a request (or from connecting) to the end of its headers.
+        body_s: from there to the end of its body; also for fetching its answers.
+        idle_s: from an answer to the next request.
+    """
+
+    header_s: float
+    body_s: float
+    idle_s: float
+
+
+@dataclass(slots=True)
+class Front:
+    """What the connections of one listener share.
+
+    Attributes:
+        draining: while true every answer is the last of its connection.
+    """
+
+    app: App
+    pace: Pace
+    loop: asyncio.AbstractEventLoop
+    observer: Observer = field(default_factory=Unobserved)
+    draining: bool = False
+    connections: set[Connection] = field(default_factory=set)
+    tasks: set[asyncio.Task[None]] = field(default_factory=set)
+
+
+class Exchange:
+    """One request and its answer, as the app sees them."""
+
+    __slots__ = (
+        *("_connection", "_head", "_to_send", "_told", "_version_1_0", "_waiter", "complete"),
+        *("expects_continue", "gone", "keeps", "over", "parts", "scope", "size", "started"),
+        "status",
+    )
+
+    def __init__(
+        self, connection: Connection, scope: Scope, keeps: bool, expects_continue: bool
+    ) -> None:
+        self._connection, self.scope, self.keeps = connection, scope, keeps
+        self.expects_continue = expects_continue
+        self._version_1_0 = scope["http_version"] == "1.0"
+        self._waiter: asyncio.Future[None] | None = None
+        self._head: bytes | None = None
+        self._to_send = -1
+        self.parts: deque[bytes] = deque()
+        self.size = 0
+        self.status = 0
+        self.started = 0.0
+        self.complete = self.over = self.gone = self._told = False
+
+    @property
+    def answered(self) -> bool:
+        """Whether the whole answer was handed to the transport."""
+        return self._to_send == 0 and self._head is None
+
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the answer was."""
+        return self._to_send >= 0 and self._head is None
+
+    async def receive(self) -> Message:
+        """ASGI: the body as far as it came, or that the caller is gone."""
+        while not (self.parts or self.complete or self.gone):
+            if self.expects_continue:
+                self.expects_continue = False
+                self._connection.write(CONTINUE)
+            self._connection.regulate()
+            await self._progress()
+        if self.gone:
+            return {"type": "http.disconnect"}
+        if self._told:
+            await self._progress()
+            return {"type": "http.disconnect"}
+        body = self.parts.popleft() if self.parts else b""
+        self.size -= len(body)
+        more = bool(self.parts) or not self.complete
+        self._told = not more
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    async def send(self, message: Message) -> None:
+        """ASGI: hand over the answer; does nothing once the caller is gone."""
+        if message["type"] == "http.response.start":
+            self._start(message["status"], message["headers"])
+            return
+        body: bytes = message.get("body", b"")
+        left = self._to_send - len(body)
+        if left < 0 or (left > 0 and not message.get("more_body", False)):
+            raise RuntimeError("the answer has not begun, or is not as long as it says")
+        self._to_send = left
+        head, self._head = self._head, None
+        if self.gone:
+            return
+        if self.scope["method"] == "HEAD":
+            body = b""
+        if head is None:
+            self._connection.write(body)
+        elif len(body) <= WHOLE_WRITE_BYTES:
+            self._connection.write(head + body)
+        else:
+            self._connection.writelines((head, body))
+
+    def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        if self.status:
+            raise RuntimeError("an answer starts once")
+        self.status = status
+        if (self.expects_continue and not self.complete) or self._connection.draining:
+            # Not told to go on, a caller may send the body or not: only a new start is clear.
+            self.keeps = False
+        lines = [STATUS_LINES[status]]
+        told_close = False
+        for name, value in headers:
+            lines += (name, b": ", value, b"\r\n")
+            if name == b"content-length":
+                self._to_send = int(value)
+            elif name == b"connection" and value == b"close":
+                self.keeps, told_close = False, True
+        if self._to_send < 0:
+            raise RuntimeError("an answer must state its content length")
+        if not self.keeps:
+            lines.append(b"\r\n" if told_close else b"connection: close\r\n\r\n")
+        else:
+            lines.append(b"connection: keep-alive\r\n\r\n" if self._version_1_0 else b"\r\n")
+        self._head = b"".join(lines)
+
+    def wake(self) -> None:
+        """Something came, or nothing more will."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def give_up(self) -> None:
+        """There is nobody to answer."""
+        self.gone = True
+        self.wake()
+
+    async def _progress(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+
+class Connection(asyncio.Protocol):
+    """One connection of a `Front`.
+
+    When `deadline` (of the monotonic clock) has passed, call `expire`.
+    """
+
+    __slots__ = (
+        *("_arriving", "_current", "_deaf", "_discarded", "_expects_continue", "_front"),
+        *("_head_bytes", "_headers", "_parser", "_paused", "_queue", "_scope", "_stage"),
+        *("_timed_stage", "_tls", "_transport", "_url", "_writable", "deadline"),
+    )
+
+    def __init__(self, front: Front) -> None:
+        self._front = front
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: Any = None
+        self._queue: deque[Exchange] = deque()
+        self._current: Exchange | None = None
+        self._arriving: Exchange | None = None
+        self._stage = self._timed_stage = 0
+        """Counts the begins, ends of headers and ends of requests that came; modulo 3 it is
+        `BETWEEN`, `HEAD` or `BODY`. A change of it is progress, one more byte is not."""
+        self._head_bytes = self._discarded = 0
+        self._deaf = self._paused = self._tls = self._expects_continue = False
+        self._writable = True
+        self.deadline = NEVER
+
+    # --- what the transport calls ---------------------------------------------------------
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        peer = transport.get_extra_info("peername")
+        self._scope: Scope = {
+            "type": "http",
+            "asgi": ASGI,
+            "server": None,
+            "client": tuple(peer[:2]) if isinstance(peer, tuple) else None,
+            "scheme": "https" if self._tls else "http",
+            "root_path": "",
+        }
+        self.deadline = monotonic() + self._front.pace.header_s
+        self._front.connections.add(self)
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._front.connections.discard(self)
+        self._deaf = True
+        self._queue.clear()
+        if self._current is not None:
+            self._current.give_up()
+        self._parser = self._arriving = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            return
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            # Served as the plain request that it is, too; what follows is another protocol's.
+            self._hear_no_more()
+        except httptools.HttpParserError:
+            if not self._deaf:
+                self._refuse(400, "request: is no valid HTTP/1.1")
+            return
+        if self._stage != self._timed_stage:
+            self._time()
+        if self._stage % 3 == HEAD:
+            self._head_bytes += len(data)
+            if self._head_bytes > MAX_HEAD_BYTES:
+                self._refuse(431, f"request: its headers are larger than {MAX_HEAD_BYTES} bytes")
+                return
+        self._next()
+        if self._arriving is not None or self._queue:
+            self.regulate()
+
+    def eof_received(self) -> bool:
+        last = self._queue[-1] if self._queue else self._current
+        if self._tls or last is None or not last.complete:
+            return False
+        # The caller closed its half only, and still reads.
+        self._hear_no_more()
+        return True
+
+    def pause_writing(self) -> None:
+        self._writable = False
+        self.deadline = monotonic() + self._front.pace.body_s
+
+    def resume_writing(self) -> None:
+        self._writable = True
+        self._time()
+        self._next()
+
+    # --- what the parser calls ------------------------------------------------------------
+
+    def on_message_begin(self) -> None:
+        self._stage += 1
+        self._head_bytes = 0
+        self._url = b""
+        self._headers: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        self._headers.append((name, value))
+        if name == b"expect" and value.lower() == b"100-continue":
+            self._expects_continue = True
+
+    def on_headers_complete(self) -> None:
+        self._stage += 1
+        parser, url = self._parser, self._url
+        if not url.startswith(b"/"):
+            url = _origin_form(url)
+        raw_path, _, query = url.partition(b"?")
+        path = raw_path.decode("ascii")
+        scope = {
+            **self._scope,
+            "http_version": parser.get_http_version(),
+            "method": parser.get_method().decode("ascii"),
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self._headers,
+        }
+        keeps = parser.should_keep_alive()
+        self._arriving = Exchange(self, scope, keeps, self._expects_continue)
+        self._queue.append(self._arriving)
+
+    def on_body(self, part: bytes) -> None:
+        exchange = self._arriving
+        if exchange is None:
+            raise RuntimeError("a body follows headers")
+        if exchange.over:
+            self._discarded += len(part)
+            if self._discarded > MAX_DISCARDED_BYTES:
+                self._close()
+            return
+        exchange.parts.append(part)
+        exchange.size += len(part)
+        exchange.wake()
+
+    def on_message_complete(self) -> None:
+        self._stage += 1
+        exchange, self._arriving = self._arriving, None
+        if exchange is None:
+            raise RuntimeError("a message has headers")
+        exchange.complete = True
+        if not exchange.keeps:
+            self._deaf = True
+        if exchange.over:
+            self._settle(exchange)
+        else:
+            exchange.wake()
+
+    # --- what exchanges and the listener call ---------------------------------------------
+
+    @property
+    def draining(self) -> bool:
+        """Whether the answer that is being made is the last one here."""
+        return self._front.draining and not self._queue
+
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
+    def writelines(self, parts: tuple[bytes, ...]) -> None:
+        self._transport.writelines(parts)
+
+    def regulate(self) -> None:
+        """Read on, or wait until the app has taken what came."""
+        arriving, busy = self._arriving, self._current is not None or not self._writable
+        full = (busy and bool(self._queue)) or (
+            arriving is not None and arriving.size > MAX_BUFFERED_BYTES
+        )
+        if full != self._paused and not self._transport.is_closing():
+            self._paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    @property
+    def busy(self) -> bool:
+        """Whether an answer is being made, or is not with the system yet."""
+        return (
+            self._current is not None
+            or bool(self._queue)
+            or self._transport.get_write_buffer_size() > 0
+        )
+
+    def abort(self) -> None:
+        """Close without another word."""
+        self._transport.abort()
+
+    def finish(self) -> None:
+        """While draining: close, unless an answer is still to be made; that closes."""
+        if self._current is None and not self._queue:
+            self._close()
+
+    def expire(self) -> None:
+        """The deadline has passed: cut the connection if that is the client's doing."""
+        current, arriving = self._current, self._arriving
+        if self._transport.is_closing() or not self._writable:
+            self._transport.abort()
+        elif current is not None and current.complete:
+            self.deadline = NEVER  # the app takes its time; set anew when it is done
+        elif self._deaf or (arriving is not None and arriving.over):
+            self._transport.abort()
+        elif self._stage % 3 == BETWEEN:
+            self._close()
+        else:
+            self._refuse(408, "request: took too long to arrive")
+
+    # --- the way of an exchange -----------------------------------------------------------
+
+    def _next(self) -> None:
+        """Let the app have the next request that came, if it is its turn."""
+        if self._current is not None or not self._queue or not self._writable:
+            return
+        exchange = self._queue[0]
+        if not (
+            exchange.complete or exchange.size >= FIRST_BODY_BYTES or exchange.expects_continue
+        ):
+            return
+        self._current = self._queue.popleft()
+        front = self._front
+        front.observer.begun()
+        exchange.started = monotonic()
+        call = front.app(exchange.scope, exchange.receive, exchange.send)
+        # Most requests are answered without waiting for anything: they need no task.
+        try:
+            awaited = call.send(None)
+        except StopIteration:
+            self._ended(exchange)
+        except Exception as error:  # noqa: BLE001 - this caller gets a 500, others go on
+            self._failed(exchange, error)
+        else:
+            task = front.loop.create_task(self._go_on(exchange, call, awaited))
+            front.tasks.add(task)
+            task.add_done_callback(front.tasks.discard)
+
+    async def _go_on(
+        self, exchange: Exchange, call: Coroutine[Any, Any, None], awaited: object
+    ) -> None:
+        try:
+            await _resumed(call, awaited)
+        except Exception as error:  # noqa: BLE001 - as above
+            self._failed(exchange, error)
+        else:
+            self._ended(exchange)
+
+    def _failed(self, exchange: Exchange, error: Exception) -> None:
+        # Where, but not the error's text, which may repeat what the request held.
+        where = "".join(traceback.format_tb(error.__traceback__))
+        log.error("a request failed, which is a bug: %s\n%s", type(error).__name__, where)
+        self._ended(exchange)
+
+    def _ended(self, exchange: Exchange) -> None:
+        front = self._front
+        if not exchange.answered and not exchange.gone:
+            if exchange.begun:
+                self._transport.abort()
+            else:
+                exchange.keeps = False
+                exchange.status = 500
+                self.write(error_answer(500, "the request could not be served"))
+        front.observer.answered(exchange.status, monotonic() - exchange.started)
+        self._current = None
+        exchange.over = True
+        if exchange.gone:
+            return
+        if exchange.complete:
+            self._settle(exchange)
+        else:
+            # What is still to come of the body is thrown away.
+            exchange.parts.clear()
+            exchange.size = self._discarded = 0
+            self.regulate()
+
+    def _settle(self, exchange: Exchange) -> None:
+        """A request has come and was answered to the end."""
+        if not exchange.keeps:
+            self._close()
+        elif self._queue:
+            # Others get their turn between two requests of this connection.
+            self._front.loop.call_soon(self._take_up)
+        else:
+            self._time()
+
+    def _take_up(self) -> None:
+        if not self._deaf:
+            self._time()  # what comes now had to wait for us
+        self._next()
+        self.regulate()
+
+    def _hear_no_more(self) -> None:
+        """Nothing that still comes is for us; the last request we have is the last answered."""
+        self._deaf = True
+        last = self._queue[-1] if self._queue else self._current
+        if last is not None:
+            last.keeps = False
+
+    def _refuse(self, status: int, message: str) -> None:
+        """Answer what is no request, or never became one."""
+        self._hear_no_more()
+        current = self._current
+        if current is not None and current.complete:
+            return  # its answer, which comes first, closes the connection
+        self._queue.clear()
+        if current is not None:
+            current.give_up()
+        if current is None or not current.begun:
+            self._front.observer.begun()
+            self._front.observer.answered(status, 0.0)
+            self.write(error_answer(status, message))
+        if self._transport.can_write_eof():
+            # Closing now would reset the connection under a caller that still writes.
+            self._transport.write_eof()
+            self.deadline = monotonic() + LINGER_S
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        self._deaf = True
+        self.deadline = monotonic() + LINGER_S
+        self._transport.close()
+
+    def _time(self) -> None:
+        """Set the deadline of what the client owes now."""
+        self._timed_stage = self._stage
+        pace, kind = self._front.pace, self._stage % 3
+        if kind == BETWEEN:
+            self.deadline = monotonic() + pace.idle_s
+        elif kind == HEAD:
+            self.deadline = monotonic() + pace.header_s
+        else:
+            self.deadline = monotonic() + pace.body_s
+
+
+def error_answer(status: int, message: str) -> bytes:
+    """A whole answer, the last of its connection."""
+    body = orjson.dumps({"error": message})
+    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
+    return STATUS_LINES[status] + head % len(body) + body
+
+
+def _origin_form(url: bytes) -> bytes:
+    """The path and query of `http://host/path?query`, which proxies send."""
+    parsed = httptools.parse_url(url)
+    path: bytes = parsed.path or b"/"
+    return path + b"?" + parsed.query if parsed.query else path
+
+
+@types.coroutine
+def _resumed(call: Coroutine[Any, Any, None], awaited: object) -> Generator[object, Any, None]:
+    """Go on with a coroutine that was started by hand and awaits something."""
+    go_on: Callable[[Any], Any]
+    while True:
+        try:
+            sent = yield awaited
+        except BaseException as error:  # noqa: BLE001 - a cancellation, most of all: passed on
+            go_on, given = call.throw, error
+        else:
+            go_on, given = call.send, sent
+        try:
+            awaited = go_on(given)
+        except StopIteration:
+            return

@@ -1,0 +1,328 @@
+"""A gateway whose agent's process is killed or refused at chosen writes, and what is left of it.
+
+The agent is the real one, on a real state directory, with a ring that a worker filled and a
+coordinator that keeps what it took. Its rows and labels are always the same, so that what
+became of them can be compared with an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from fakes.faults_disk import Fault, calls
+from fakes.faults_nursery import Nursery
+from fakes.gateways import (
+    TASK,
+    WINDOW_SLOTS,
+    fill_slot,
+    make_gateway,
+    toy_inputs,
+    toy_logits,
+    toy_model,
+    toy_weights,
+    wait_until,
+)
+
+from fedge.config import GatewaySettings
+from fedge.identity import Envelope, Identity
+from fedge.privacy.ledger import Ledger
+from fedge.privacy.policy import new_policy, read_policy, write_policy
+from fedge.profiles.build import build_reference
+from fedge.profiles.wire import decode_report
+from fedge.records import AuditBatch, BlockLength, sha256_hex
+from fedge.serving.marks import Marks
+from fedge.serving.record_ids import block_numbering
+from fedge.serving.ring import RingReader, RingWriter
+from fedge.serving.ring_file import RowLayout
+from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
+from fedge.statefile import StateFile
+
+ROWS, HALF, WINDOWS, BLOCK_WINDOWS = 43, 24, 4, 2
+LABELS = {1: 2, 12: 0, 23: 1, 25: 2, 39: 0, 41: 1}
+"""Slot and class; the last one's window stays open."""
+DEADLINE_S = 30.0
+ALL = INFERENCE | MONITORING | TRAINING
+
+
+class Centre:
+    """A coordinator of many gateways, told apart by the path that they post to."""
+
+    def __init__(self) -> None:
+        self.taken: defaultdict[str, list[bytes]] = defaultdict(list)
+        centre = self
+
+        class Answer(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                centre.taken[self.path.split("/")[1]].append(body)
+                self.send_response(200)
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+
+            def log_message(self, format: str, *args: Any) -> None: ...
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def url(self, name: str) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}/{name}"
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the rows. Equal after every disturbance.
+
+    Attributes:
+        windows: of each report, once: window, block, release, first slot, slots, dropped, counts.
+        kept: slots, inputs and predictions of each stored window.
+        labels: by slot. charges: nano-units of each block, and of each window.
+    """
+
+    windows: tuple[Any, ...]
+    kept: dict[int, Any]
+    labels: dict[int, int]
+    charges: tuple[Any, ...]
+
+
+def template(folder: Path) -> GatewaySettings:
+    """A gateway with release 1, to be copied; it never ran."""
+    settings = make_gateway(
+        folder,
+        simulated=True,
+        train=False,
+        ring_slots=256,
+        push_interval_s=0.01,
+        status_interval_s=1000.0,
+        poll_interval_s=1000.0,
+    )
+    block = BlockLength(kind="windows", value=BLOCK_WINDOWS)
+    write_policy(
+        new_policy(epsilon=3.0, delta=1e-5, block=block, telemetry_rho=0.0281),
+        settings.state_dir / "policy.toml",
+    )
+    inputs = toy_inputs(64, seed=99)
+    logits = toy_logits(1, inputs)
+    columns = [inputs.mean((1, 2)), inputs.max((1, 2)), logits.argmax(1), np.ones(64)]
+    reference = build_reference(
+        TASK,
+        np.column_stack([*columns, logits.max(1)]).astype(np.float64),
+        ood=logits.max(1).astype(np.float64),
+        model_sha256=sha256_hex(toy_model(toy_weights(1))),
+        source="public toy rows",
+    )
+
+    def put_reference(files: dict[str, bytes]) -> None:
+        files["reference.json"] = reference.to_bytes()
+
+    fill_slot(settings.state_dir, "A", 1, change=put_reference)
+    (settings.state_dir / "root.json").write_bytes(b"{}")  # nobody offers a release here
+    return settings
+
+
+class FaultyGateway:
+    """One gateway, copied from a template, and its agent.
+
+    Args:
+        folder: of this gateway, made here.
+    """
+
+    def __init__(self, source: GatewaySettings, folder: Path, nursery: Nursery, c: Centre) -> None:
+        folder = folder.resolve()
+        shutil.copytree(source.state_dir.parent, folder)
+        self.name, self.config = folder.name, folder / "gateway.toml"
+        with self.config.open("a") as file:
+            file.write(f"coordinator_url = {json.dumps(c.url(self.name))}\n")
+        self.settings = GatewaySettings.load(self.config)
+        self.state_dir = self.settings.state_dir
+        self.log, self.stderr = folder / "calls.log", folder / "agent.log"
+        self._nursery, self._centre = nursery, c
+        self._inputs = toy_inputs(ROWS, seed=5)
+        self._fed = 0
+
+    # --- what a worker does ------------------------------------------------------------------
+
+    def feed(self, rows: int, labels: bool = True) -> None:
+        """Append the rows up to `rows`, and the labels that came by then."""
+        if rows <= self._fed:
+            return
+        block_of = block_numbering(
+            read_policy(self.state_dir / "policy.toml").block, self.settings.window_slots
+        )
+        ring = RingWriter(self.state_dir / "ring.bin", RowLayout.of(TASK), self.settings.ring_slots)
+        for slot in range(self._fed, rows):
+            row = self._inputs[slot : slot + 1]
+            features = np.array([[row.mean(), row.max()]], np.float32)
+            ring.append(block_of, 1, time.time(), Marks(ALL), row, toy_logits(1, row), features)
+        due = {s: c for s, c in LABELS.items() if self._fed <= s < rows}
+        if labels and due:
+            ring.append_labels(np.array([*due]), np.array([*due.values()], np.int32))
+        ring.close()
+        self._fed = rows
+
+    # --- the agent ---------------------------------------------------------------------------
+
+    def start(self, fault: Fault | None = None) -> int:
+        """Start the agent; answers its process id."""
+        self.log.unlink(missing_ok=True)
+        self.pid = self._nursery.start(
+            self.config, self.state_dir, self.log, self.stderr, fault or Fault()
+        )
+        return self.pid
+
+    def stop(self) -> int:
+        """End the agent if it runs; answers its exit status."""
+        if not self._nursery.ended(0):
+            os.kill(self.pid, signal.SIGTERM)
+        return self._nursery.wait()
+
+    @property
+    def running(self) -> bool:
+        return not self._nursery.ended(0)
+
+    def wait(self, holds: Callable[[], bool], what: str) -> bool:
+        """Wait until something holds, or the agent is gone; says which."""
+        wait_until(lambda: holds() or not self.running, DEADLINE_S, what + "\n" + self.said())
+        return holds()
+
+    def run(self, fault: Fault | None = None) -> int:
+        """Run the agent until all is done, or until it dies; answers its exit status."""
+        self.feed(HALF)
+        self.start(fault)
+        if self.wait(lambda: self.reported() >= 2, "two reports"):
+            self.feed(ROWS)
+            self.wait(self.done, "all is reported")
+        return self.stop()
+
+    def said(self) -> str:
+        return self.stderr.read_text() if self.stderr.exists() else ""
+
+    def calls(self) -> list[str]:
+        """What the last agent did to files of the state directory."""
+        return calls(self.log)
+
+    # --- what came of it ---------------------------------------------------------------------
+
+    def envelopes(self) -> list[Envelope]:
+        """All that the centre took, in order, repetitions included."""
+        return [Envelope.from_bytes(data) for data in self._centre.taken[self.name]]
+
+    def reported(self) -> int:
+        """Windows that the centre knows."""
+        reports = [e.payload for e in self.envelopes() if e.header.kind == "report"]
+        return len({decode_report(payload).window for payload in reports})
+
+    def rows(self, query: str) -> list[Any]:
+        """A look into the state file, beside whoever writes it."""
+        db = sqlite3.connect(f"file:{self.state_dir / 'state.sqlite'}?mode=ro", uri=True)
+        try:
+            return db.execute(query).fetchall()
+        finally:
+            db.close()
+
+    def done(self) -> bool:
+        """All windows are reported, their labels are filed, and nothing waits in the spool."""
+        if self.reported() < WINDOWS:
+            return False
+        labels = len([slot for slot in LABELS if slot < WINDOWS * WINDOW_SLOTS])
+        ((filed,),) = self.rows("SELECT COUNT(*) FROM block_labels")
+        ((waiting,),) = self.rows("SELECT COUNT(*) FROM spool WHERE state = 'waiting'")
+        ((told,),) = self.rows("SELECT next_seq FROM audit_trail")
+        ((entries,),) = self.rows("SELECT COUNT(*) FROM ledger_entries")
+        return filed >= labels and waiting == 0 and told == entries
+
+    def outcome(self) -> Outcome:
+        """Look at everything that is left, and check what must hold whatever happened."""
+        state = StateFile(self.state_dir / "state.sqlite")
+        try:
+            return self._outcome(state)
+        finally:
+            state.close()
+
+    def _outcome(self, state: StateFile) -> Outcome:
+        ledger = Ledger(
+            state, read_policy(self.state_dir / "policy.toml"), clock=lambda: 2e9, simulated=True
+        )
+        ledger.check_chain()
+        entries = [json.loads(entry) for entry in ledger.entries()]
+        by_seq = self._by_seq()
+        reports = [e for e in by_seq.values() if e.header.kind == "report"]
+        self._check_charged(entries, [sha256_hex(e.payload) for e in reports])
+        batches = [AuditBatch.from_bytes(e.payload) for e in by_seq.values() if e.header.kind == "audit"]
+        told = [entry for batch in batches for entry in batch.entries]
+        assert told == list(ledger.entries()), "the centre's ledger is another one"
+        decoded = [decode_report(e.payload) for e in reports]
+        windows = [r.window for r in decoded]
+        assert len(windows) == len(set(windows)), "a window was reported twice with other bytes"
+        return Outcome(
+            windows=tuple(
+                (r.window, r.block, r.release, r.first_slot, r.slots, r.dropped, r.features)
+                for r in sorted(decoded, key=lambda r: r.window)
+            ),
+            kept=self._kept(state),
+            labels=dict(state.rows("SELECT slot, label FROM block_labels ORDER BY slot")),
+            charges=tuple(ledger.spendings()),
+        )
+
+    def _by_seq(self) -> dict[int, Envelope]:
+        """What the centre took; each number once, with one sequence of bytes, and no gap."""
+        key = Identity.load(self.state_dir / "identity.pem").public_key
+        found: dict[int, bytes] = {}
+        for data in self._centre.taken[self.name]:
+            envelope = Envelope.from_bytes(data)
+            envelope.verify(key)
+            assert found.setdefault(envelope.header.seq, data) == data, "one number, two envelopes"
+        assert sorted(found) == list(range(len(found))), "a number is missing"
+        return {seq: Envelope.from_bytes(found[seq]) for seq in sorted(found)}
+
+    def _check_charged(self, entries: list[dict[str, Any]], released: list[str]) -> None:
+        """Whatever left was reserved first and settled, once."""
+        settled = {e["artefact_sha256"]: e for e in entries if e["kind"] == "settled"}
+        reserved = {e["reservation"]: e["seq"] for e in entries if e["kind"] == "window"}
+        for sha256 in released:
+            entry = settled[sha256]
+            assert reserved[entry["reservation"]] < entry["seq"]
+        assert len(settled) == len(released), "what was settled arrived"
+
+    def _kept(self, state: StateFile) -> dict[int, Any]:
+        """The rows of each stored window; no file lies about that nobody knows."""
+        parts = dict(state.rows("SELECT window, part FROM block_windows"))
+        blocks = self.state_dir / "blocks"
+        on_disk = {p.relative_to(blocks).as_posix() for p in blocks.rglob("*") if p.is_file()}
+        assert on_disk == set(parts.values()), "files that no row names, or names without a file"
+        left = [p for p in self.state_dir.rglob("*") if ".part" in p.name or ".tmp" in p.name]
+        assert left == [], "temporary files are left"
+        kept = {}
+        for window, part in parts.items():
+            table = pq.read_table(blocks / part)
+            kept[window] = tuple(table[name].to_pylist() for name in ("slot", "input", "prediction"))
+        return kept
+
+    def released_position(self) -> int:
+        """How far the agent let go of the ring."""
+        reader = RingReader(self.state_dir / "ring.bin")
+        try:
+            return reader.position
+        finally:
+            reader.close()
