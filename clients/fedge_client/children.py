@@ -26,6 +26,8 @@ log = logging.getLogger(__name__)
 
 STABLE_S = 10.0
 """A process that lives so long has started; one that ends sooner has failed to."""
+SECOND_LOOK_S = 0.5
+"""After a pause of the whole machine an answer may lie unread while its time is over."""
 FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.25, 30.0
 
 
@@ -228,16 +230,16 @@ class Worker(Child):
         """
         async with self._one_at_a_time:
             self._tell({"command": "ping"})
-            before = progress()
+            before, looks_again = progress(), False
             while True:
                 try:
-                    await self._hear("pong", timeout_s)
+                    await self._hear("pong", SECOND_LOOK_S if looks_again else timeout_s)
                     return
                 except ChildFailedError as error:
                     now = progress()
-                    if error.reason != "timeout" or now == before:
+                    if error.reason != "timeout" or (looks_again and now == before):
                         raise
-                    before = now
+                    before, looks_again = now, now == before
 
     def end_as_hung(self) -> None:
         """Kill it, and remember that this was its own doing."""

@@ -11,6 +11,7 @@ from fedge.config import GatewaySettings
 from fedge.errors import SettingError
 from fedge.identity import Identity
 from fedge.privacy.policy import read_policy
+from fedge_client.state_layout import bring_up_to_date
 
 MAX_SOCKET_PATH = 107
 
@@ -65,6 +66,7 @@ def init_gateway(
     shutil.copyfile(policy, state / "policy.toml")
     shutil.copyfile(root, state / "root.json")
     identity = Identity.create(state / "identity.pem")
+    bring_up_to_date(state)
     (folder / "gateway.toml").write_text(_lines(values))
     return identity
 
@@ -108,6 +110,7 @@ def add_model(
     shutil.copyfile(root, state / "root.json")
     pem = state / "identity.pem"
     identity = Identity.load(pem) if pem.exists() else Identity.create(pem)
+    bring_up_to_date(state)
     _replace(config, text)
     return identity
 

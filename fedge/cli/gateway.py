@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedge.cli import erase
+from fedge.cli import erase, operate
 from fedge.config import GatewaySettings
 
 if TYPE_CHECKING:
@@ -31,12 +31,20 @@ def init(
     coordinator: Annotated[str, typer.Option(help="URL of the coordinator.")],
     superlink: Annotated[str, typer.Option(help="host:port of the SuperLink; empty: none.")] = "",
     port: Annotated[int, typer.Option(help="Inference port; 0 takes a free one.")] = 8080,
+    task: Annotated[str, typer.Option(help="The task whose models are served.")] = "digits",
+    family: Annotated[str, typer.Option(help="The model family; the task's name if empty.")] = "",
 ) -> None:
     """Make the key that is this gateway's identity, and its settings. Prints the public key."""
     from fedge_client.setup import init_gateway
 
     identity = init_gateway(
-        folder, policy=policy, root=root, coordinator=coordinator, superlink=superlink, port=port
+        folder,
+        policy=policy,
+        root=root,
+        coordinator=coordinator,
+        superlink=superlink,
+        port=port,
+        settings={"task": task, "family": family or task},
     )
     typer.echo(f"gateway {identity.fingerprint}", err=True)
     typer.echo(identity.public_key.hex())
@@ -68,7 +76,12 @@ def add_model(
 @app.command("run")
 def run(config: Config = CONFIG) -> None:
     """Run the supervisor: it owns the inference port and keeps workers, agent, SuperNode alive."""
-    GatewaySettings.load(config)  # says what is wrong before the supervisor replaces this process
+    from fedge_client.state_layout import bring_up_to_date
+
+    # Says what is wrong, and takes up an older state, before the supervisor replaces this process.
+    for served in GatewaySettings.load(config).served:
+        for step in bring_up_to_date(served.state_dir):
+            typer.echo(f"{served.family}: {step}", err=True)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "fedge_client.supervisor", str(config)])
 
 
@@ -155,3 +168,6 @@ def _table(columns: tuple[str, ...]) -> Table:
 
 app.command("erase")(erase.erase)
 app.command("withdraw")(erase.withdraw)
+app.command("doctor")(operate.doctor)
+app.command("export-state")(operate.export_state)
+app.command("units")(operate.units)

@@ -8,13 +8,13 @@ against a list of names.
 
 from __future__ import annotations
 
-import contextlib
+import fcntl
 import hashlib
 import os
 import secrets
 from pathlib import Path
 
-from fedge.durable import sync_folder
+from fedge.durable import write_file
 from fedge.errors import StateError
 
 PSEUDONYM_BYTES, KEY_BYTES = 16, 32
@@ -70,16 +70,11 @@ class SubjectKey:
 
 def _make(path: Path) -> None:
     """Make the key file once, whole: of two processes that try, the first one's key stays."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
-    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    # Not by linking a file of each process's own: a kill would leave a copy of the key behind.
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(secrets.token_bytes(KEY_BYTES))
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(part)
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if not path.exists():
+            write_file(path, secrets.token_bytes(KEY_BYTES), mode=0o600)
     finally:
-        part.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        os.close(folder)

@@ -86,25 +86,19 @@ def count_window(reference: Reference, values: Values) -> tuple[NDArray[np.int64
             f"values have shape {values.shape}, the reference has {len(reference.streams)} streams"
         )
     ordered = in_order(numeric_columns(reference.streams, values))
-    return count_streams(reference, values, ordered)
-
-
-def count_streams(
-    reference: Reference, values: Values, ordered: Values
-) -> tuple[NDArray[np.int64], ...]:
-    """`count_window` for whoever has the numeric columns in order already.
-
-    Args:
-        ordered: `in_order` of the numeric columns of `values`.
-    """
-    edges = [s.edges for s in reference.streams if isinstance(s, NumericStream)]
-    counted = iter(count_numeric(np.array(edges).reshape(-1, NUMERIC_BINS - 1), ordered))
+    counted = iter(count_numeric(edges_of(reference), ordered))
     return tuple(
         next(counted)
         if isinstance(stream, NumericStream)
-        else _count_cells(stream, values[:, column])
+        else count_cells(stream, values[:, column])
         for column, stream in enumerate(reference.streams)
     )
+
+
+def edges_of(reference: Reference) -> NDArray[np.float64]:
+    """float64[S, 15]: the edges of the reference's numeric streams."""
+    edges = [s.edges for s in reference.streams if isinstance(s, NumericStream)]
+    return np.array(edges, dtype=np.float64).reshape(-1, NUMERIC_BINS - 1)
 
 
 def numeric_columns(streams: tuple[Stream, ...], values: Values) -> Values:
@@ -129,9 +123,13 @@ def count_numeric(edges: NDArray[np.float64], ordered: Values) -> NDArray[np.int
     Args:
         edges, ordered: as for `reaching`.
     """
-    reached = reaching(edges, ordered)
+    return dyadic_sums(reaching(edges, ordered), len(ordered))
+
+
+def dyadic_sums(reached: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """int64[S, 16], 15 dyadic sums and missing each, from what `reaching` answered for `rows`."""
     sums = 2 * reached[:, _MIDDLE] - reached[:, _FIRST] - reached[:, _END]
-    return np.column_stack([sums, len(ordered) - reached[:, 0]])
+    return np.column_stack([sums, rows - reached[:, 0]])
 
 
 def reaching(edges: NDArray[np.float64], ordered: Values) -> NDArray[np.int64]:
@@ -182,7 +180,8 @@ def _nodes() -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
 _FIRST, _MIDDLE, _END = _nodes()
 
 
-def _count_cells(stream: CategoricalStream, values: Values) -> NDArray[np.int64]:
+def count_cells(stream: CategoricalStream, values: Values) -> NDArray[np.int64]:
+    """One cell per declared category, and one for all other values, missing ones included."""
     others = len(stream.categories)
     # NaN compares false, so missing ones land in `others` with every undeclared index.
     declared = (values >= 0) & (values < others) & (values == np.floor(values))

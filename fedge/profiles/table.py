@@ -1,7 +1,7 @@
 """Profiling many rows in one pass: a sketch and exact counts on bins of every column.
 
 One sort of each column serves both. A window of a gateway's stream goes this way
-(`profile_window`), and so does any table that a data scientist has at hand
+(`WindowProfile`), and so does any table that a data scientist has at hand
 (`profile_table`). What may be shown or released of it is decided elsewhere.
 """
 
@@ -14,19 +14,24 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.errors import RecordError, SettingError
+from fedge.errors import RecordError, SettingError, TaskError
 from fedge.profiles.counts import (
     Values,
-    count_streams,
+    count_cells,
+    dyadic_sums,
+    edges_of,
     in_order,
     numeric_columns,
     reaching,
+    width,
 )
 from fedge.profiles.sketches import KllProfile
-from fedge.records import NUMERIC_BINS, NumericStream, Reference
+from fedge.records import NUMERIC_BINS, CategoricalStream, NumericStream, Reference
 
 CHUNK_ROWS = 2048
 """Rows of a table that are sorted at a time: they stay in the processor's cache."""
+PIECE_BYTES = 224 * 1024
+"""Values of a window that are taken in at a time: below what an allocator maps anew each time."""
 FIRST_ROWS = 8192
 """Rows that a table's bins are frozen from where none are given."""
 
@@ -40,10 +45,65 @@ def profile_window(
         values: float32 or float64[n, S] from `stream_values`.
         k: accuracy of the sketch.
     """
-    ordered = in_order(numeric_columns(reference.streams, values))
-    sketch = KllProfile.of(reference, k=k)
-    sketch.update_ordered(ordered)
-    return count_streams(reference, values, ordered), sketch
+    profile = WindowProfile(reference, k=k)
+    profile.update(values)
+    return profile.counts, profile.sketch
+
+
+class WindowProfile:
+    """Counts and sketch of one window, taken in piece by piece.
+
+    Pieces of `piece_rows` rows cost least: all that is made of one stays in the processor's
+    cache, and in memory that is used again instead of asked from the system anew.
+
+    Args:
+        reference: its streams are counted.
+        k: accuracy of the sketch.
+
+    Attributes:
+        sketch: of the numeric streams.
+    """
+
+    def __init__(self, reference: Reference, *, k: int = 200) -> None:
+        self._streams = reference.streams
+        self._edges = edges_of(reference)
+        self._reached = np.zeros((len(self._edges), NUMERIC_BINS + 1), dtype=np.int64)
+        self._cells = [
+            np.zeros(width(stream), dtype=np.int64)
+            for stream in reference.streams
+            if isinstance(stream, CategoricalStream)
+        ]
+        self._rows = 0
+        self.sketch = KllProfile.of(reference, k=k)
+        self.piece_rows = max(64, PIECE_BYTES // (4 * len(reference.streams)))
+
+    def update(self, values: Values) -> None:
+        """Take in float32 or float64[n, S] from `stream_values`.
+
+        Raises:
+            TaskError: `values` does not have one column per stream.
+        """
+        if values.ndim != 2 or values.shape[1] != len(self._streams):
+            raise TaskError(
+                f"values have shape {values.shape}, the reference has {len(self._streams)} streams"
+            )
+        ordered = in_order(numeric_columns(self._streams, values))
+        self.sketch.update_ordered(ordered)
+        self._reached += reaching(self._edges, ordered)
+        self._rows += len(values)
+        cells = iter(self._cells)
+        for column, stream in enumerate(self._streams):
+            if isinstance(stream, CategoricalStream):
+                next(cells)[...] += count_cells(stream, values[:, column])
+
+    @property
+    def counts(self) -> tuple[NDArray[np.int64], ...]:
+        """As `counts.count_window` counts all rows."""
+        numeric, cells = iter(dyadic_sums(self._reached, self._rows)), iter(self._cells)
+        return tuple(
+            next(numeric) if isinstance(stream, NumericStream) else next(cells)
+            for stream in self._streams
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ Everything but sockets and processes is put together here, and ready to serve af
 from __future__ import annotations
 
 import logging
-import ssl
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -29,7 +28,7 @@ from fedge.serving.release import load_release
 from fedge.serving.ring import RingWriter, open_writer
 from fedge.serving.ring_file import RowLayout
 from fedge.serving.stats import WorkerStats, stats_path
-from fedge.serving.tls import server_context
+from fedge.serving.tls import ServerTls
 
 if TYPE_CHECKING:
     from fedge.serving.batching import Batcher
@@ -57,7 +56,7 @@ class Serving:
     probed: ProbeResult
     limits: LimitSettings
     stats: WorkerStats | None
-    tls: ssl.SSLContext | None
+    tls: ServerTls | None
     batcher: Batcher | None
 
     @property
@@ -77,7 +76,7 @@ def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
     """
     own = settings.for_model(family)
     state_dir = own.state_dir
-    tls = None if own.tls is None else server_context(own.tls)
+    tls = None if own.tls is None else ServerTls(own.tls)
     admission = checks(own.token_file, own.limits)
     release = load_release(state_dir / "slots" / slot, own)
     probed = probe(release)
@@ -107,7 +106,7 @@ def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
         neighbours=_neighbours(settings, family) if relay else None,
         escalator=escalator,
     )
-    guard = Guard(app, admission, max_concurrent=own.limits.max_concurrent, stats=stats)
+    guard = Guard(app, admission, max_concurrent=own.limits.max_concurrent, observer=stats)
     return Serving(app, guard, probed, own.limits, stats, tls, batcher)
 
 

@@ -61,19 +61,29 @@ BETWEEN, HEAD, BODY = range(3)
 
 
 class Observer(Protocol):
-    """Who is told when a request begins to be served, and how it was answered."""
+    """Who is told what becomes of requests; `fedge.serving.stats` counts it."""
 
-    def begun(self) -> None: ...
+    def begun(self) -> None:
+        """A request is being served."""
 
-    def answered(self, status: int, seconds: float) -> None: ...
+    def answered(self, status: int, seconds: float) -> None:
+        """One that had begun was answered; status 0 where its caller had gone."""
+
+    def refused(self, why: str) -> None:
+        """A limit held."""
 
 
 class Unobserved:
     """Nobody is told."""
 
-    def begun(self) -> None: ...
+    def begun(self) -> None:
+        pass
 
-    def answered(self, status: int, seconds: float) -> None: ...
+    def answered(self, status: int, seconds: float) -> None:
+        pass
+
+    def refused(self, why: str) -> None:
+        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +295,10 @@ class Connection(asyncio.Protocol):
             # Served as the plain request that it is, too; what follows is another protocol's.
             self._hear_no_more()
         except httptools.HttpParserError:
+            # Behind the last request of a connection anything may come.
             if not self._deaf:
                 self._refuse(400, "request: is no valid HTTP/1.1")
-            return
+                return
         if self._stage != self._timed_stage:
             self._time()
         if self._stage % 3 == HEAD:
@@ -313,8 +324,7 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._writable = True
-        self._time()
-        self._next()
+        self._take_up()
 
     # --- what the parser calls ------------------------------------------------------------
 
@@ -528,12 +538,17 @@ class Connection(asyncio.Protocol):
             last.keeps = False
 
     def _refuse(self, status: int, message: str) -> None:
-        """Answer what is no request, or never became one."""
+        """Answer what is no request, or never became one.
+
+        Requests before it are answered, and the last of these answers closes the connection.
+        """
+        current, self._arriving = self._current, None
+        if self._queue and not self._queue[-1].complete:
+            self._queue.pop()
         self._hear_no_more()
-        current = self._current
-        if current is not None and current.complete:
-            return  # its answer, which comes first, closes the connection
-        self._queue.clear()
+        if self._queue or (current is not None and current.complete):
+            self._next()
+            return
         if current is not None:
             current.give_up()
         if current is None or not current.begun:

@@ -21,8 +21,7 @@ from time import monotonic
 from fedge.config import LimitSettings
 from fedge.errors import RequestError, SettingError, TooManyRequestsError
 from fedge.serving.app import Answer
-from fedge.serving.connection import App, Receive, Scope, Send
-from fedge.serving.stats import WorkerStats
+from fedge.serving.connection import App, Observer, Receive, Scope, Send, Unobserved
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ class Guard:
     Args:
         checks: in this order, each for every request but those for health.
         max_concurrent: requests in the app at once, those for health left out; more get 429.
-        stats: counts what was refused.
+        observer: is told what was refused.
     """
 
     def __init__(
@@ -53,9 +52,10 @@ class Guard:
         checks: Sequence[tuple[str, Check]] = (),
         *,
         max_concurrent: int,
-        stats: WorkerStats | None = None,
+        observer: Observer | None = None,
     ) -> None:
-        self._app, self._checks, self._stats = app, tuple(checks), stats
+        self._app, self._checks = app, tuple(checks)
+        self._observer = observer or Unobserved()
         self._max_concurrent = max_concurrent
         self._concurrent = 0
 
@@ -81,8 +81,7 @@ class Guard:
             self._concurrent -= 1
 
     async def _refuse(self, why: str, error: RequestError, send: Send) -> None:
-        if self._stats is not None:
-            self._stats.refused(why)
+        self._observer.refused(why)
         if error.status == 401:
             answer = Answer.error(401, str(error), www_authenticate='Bearer realm="fedge"')
         else:

@@ -32,6 +32,7 @@ from fedge.serving.connection import (
     Unobserved,
     error_answer,
 )
+from fedge.serving.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +65,7 @@ class Listener:
         listening: socket.socket,
         limits: LimitSettings | None = None,
         *,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTls | None = None,
         observer: Observer | None = None,
     ) -> None:
         self._app, self._listening, self._tls = app, listening, tls
@@ -147,13 +148,14 @@ class Listener:
         front, loop = self._front, asyncio.get_running_loop()
         if front is None:
             raise RuntimeError("serve() comes first")
-        timeouts: dict[str, Any] = {}
+        context, timeouts = None, dict[str, Any]()
         if self._tls is not None:
+            context = self._tls.context()
             timeouts["ssl_handshake_timeout"] = self._limits.header_timeout_s
             timeouts["ssl_shutdown_timeout"] = LINGER_S
         try:
             await loop.connect_accepted_socket(
-                lambda: Connection(front), accepted, ssl=self._tls, **timeouts
+                lambda: Connection(front), accepted, ssl=context, **timeouts
             )
         except (OSError, ssl.SSLError) as error:
             # The other end's doing, most of all: no TLS, no certificate, or it left.
@@ -165,8 +167,7 @@ class Listener:
             if self._tls is None:
                 accepted.setblocking(False)
                 accepted.send(error_answer(503, "connections: there are too many; try again"))
-        self._observer.begun()
-        self._observer.answered(503, 0.0)
+        self._observer.refused("connections")
 
     def _pause_accepting(self) -> None:
         loop = asyncio.get_running_loop()

@@ -338,17 +338,24 @@ class RingReader:
             StateError: the position was released already, or never written: caller and ring
                 do not belong together.
         """
-        head, tail = self._ring.state().head, self._ring.tail
-        if not tail <= position <= head:
-            raise StateError(
-                f"{self._ring.path} holds positions {tail} to {head}, not {position}: "
-                "it is another ring than the one read before"
-            )
-        end = min(position + limit, head)
-        places = self._ring.places(position, end - position)
+        places, end = self._places(position, limit)
         rows = np.concatenate([self._ring.records[place] for place in places])
         self._next_slot = self._slots_before(end)
         return rows, end
+
+    def read_heads(self, position: int, limit: int) -> tuple[Records, int]:
+        """Like `read`, without subject, logits, features and inputs: a tenth of the bytes.
+
+        Returns:
+            a structured array (fields as in `ring_file.HEAD_DTYPE`) and the position after it.
+
+        Raises:
+            StateError: as `read`.
+        """
+        places, end = self._places(position, limit)
+        heads = np.concatenate([self._ring.heads(place) for place in places])
+        self._next_slot = self._slots_before(end)
+        return heads, end
 
     def release(self, position: int) -> None:
         """Give up everything before `position`: it is cleared, then producers may overwrite it.
@@ -436,6 +443,17 @@ class RingReader:
 
     def close(self) -> None:
         self._ring.close()
+
+    def _places(self, position: int, limit: int) -> tuple[list[slice], int]:
+        """Where up to `limit` records from `position` on lie, and the position after them."""
+        head, tail = self._ring.state().head, self._ring.tail
+        if not tail <= position <= head:
+            raise StateError(
+                f"{self._ring.path} holds positions {tail} to {head}, not {position}: "
+                "it is another ring than the one read before"
+            )
+        end = min(position + limit, head)
+        return self._ring.places(position, end - position), end
 
     def _slots_before(self, position: int) -> int:
         """The lowest slot that neither a record before `position` holds nor a dropped row had."""

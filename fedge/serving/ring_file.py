@@ -117,6 +117,17 @@ class RingState(NamedTuple):
     dropped_labels: int
 
 
+HEAD_DTYPE = np.dtype(
+    {
+        "names": ["kind", "purposes", "release", "block", "slot", "time", "steady", "label"],
+        "formats": ["u1", "u1", "u4", "i8", "i8", "f8", "f8", "i4"],
+        "offsets": [0, 1, 4, 8, 16, 24, 32, 40],
+        "itemsize": 64,
+    }
+)
+"""The numbers at the front of a record, in a cache line; no record is smaller."""
+
+
 def record_dtype(layout: RowLayout) -> np.dtype[Any]:
     """The record of a row."""
     return np.dtype(
@@ -167,7 +178,7 @@ def create_ring(path: Path, layout: RowLayout, capacity: int) -> None:
     if path.exists():
         return
     size = record_dtype(layout).itemsize
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.part")
     header = _FIXED.pack(
         MAGIC,
         VERSION,
@@ -179,18 +190,32 @@ def create_ring(path: Path, layout: RowLayout, capacity: int) -> None:
         capacity,
     )
     try:
-        with part.open("wb") as file:
-            # Blocks are taken now: a full disk must not become a SIGBUS while serving.
-            os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
-            file.write(header)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            path.hardlink_to(part)
+        with _alone(path.parent):
+            if path.exists():
+                return
+            # One name for all: what a killed process left of it is written over.
+            with part.open("wb") as file:
+                # Blocks are taken now: a full disk must not become a SIGBUS while serving.
+                os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
+                file.write(header)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise StateError(f"cannot create the ring {path}: {error}") from error
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep others out who make files in `folder`; the kernel lets go when the holder dies."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
     finally:
-        part.unlink(missing_ok=True)
+        os.close(handle)
 
 
 class RingFile:
@@ -305,6 +330,11 @@ class RingFile:
         if end <= self.capacity:
             return [slice(start, end)]
         return [slice(start, self.capacity), slice(0, end - self.capacity)]
+
+    def heads(self, place: slice) -> Records:
+        """A copy of the numbers at the front of records."""
+        front = np.ascontiguousarray(self._bytes[place, : HEAD_DTYPE.itemsize])
+        return front.view(HEAD_DTYPE)[:, 0]
 
     def clear(self, places: slice | npt.NDArray[np.int64], *, start: int = 0) -> None:
         """Write zeros over records, from byte `start` of each on."""

@@ -1,16 +1,51 @@
 """TLS of the inference port: who we are, and whom we let in.
 
 Protocol versions and ciphers are OpenSSL's choice from TLS 1.2 on. With a `client_ca` a
-caller without a certificate of it does not get past the handshake (mutual TLS).
+caller without a certificate of it does not get past the handshake (mutual TLS). Files that
+are replaced, as renewed certificates are, count from the next connection on.
 """
 
 from __future__ import annotations
 
+import logging
 import ssl
 from pathlib import Path
 
 from fedge.config import TlsSettings
 from fedge.errors import SettingError
+
+log = logging.getLogger(__name__)
+
+
+class ServerTls:
+    """TLS that follows its files.
+
+    Raises:
+        SettingError: see `server_context`.
+    """
+
+    def __init__(self, settings: TlsSettings) -> None:
+        self._settings = settings
+        self._seen = self._marks()
+        self._context = server_context(settings)
+
+    def context(self) -> ssl.SSLContext:
+        """For the next connection. While the files do not fit together the old ones hold."""
+        seen = self._marks()
+        if seen != self._seen:
+            self._seen = seen
+            try:
+                self._context = server_context(self._settings)
+                log.info("read new TLS files")
+            except SettingError as error:
+                log.error("the TLS files before stay in use: %s", error)
+        return self._context
+
+    def _marks(self) -> list[tuple[int, ...]]:
+        """Changes with any of the files."""
+        wanted = self._settings
+        paths = [path for path in (wanted.certificate, wanted.key, wanted.client_ca) if path]
+        return [_mark(path) for path in paths]
 
 
 class _LockedKeyError(Exception):
@@ -63,6 +98,14 @@ def _check_readable(name: str, path: Path) -> None:
         path.read_bytes()
     except OSError as error:
         raise SettingError(f"tls.{name}: cannot read {path}: {error.strerror}") from error
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _nobody_types() -> str:

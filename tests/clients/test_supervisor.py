@@ -225,6 +225,20 @@ def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
         assert gateway.release() == 1
 
 
+def test_a_paused_supervisor_ends_no_healthy_worker(tmp_path: Path) -> None:
+    """When the whole machine slept, an answer that came in time is read before the verdict."""
+    patience = {"ping_every_s": 0.05, "deaf_s": 0.4}
+    with SupervisedGateway(tmp_path, patience=patience) as gateway:
+        gateway.install("A", 1)
+        assert gateway.process is not None
+        for _ in range(3):
+            gateway.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)  # longer than a worker may be deaf
+            gateway.process.send_signal(signal.SIGCONT)
+            assert gateway.release() == 1
+        assert gateway.client.worker_restarts() == 0
+
+
 def test_pings_end_no_worker_that_works(tmp_path: Path) -> None:
     """Under load and while releases follow each other, a watched worker stays."""
     with SupervisedGateway(tmp_path, patience={"ping_every_s": 0.02, "deaf_s": 2.0}) as gateway:

@@ -7,6 +7,7 @@ became of them can be compared with an undisturbed run.
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -38,18 +39,20 @@ from fakes.gateways import (
 )
 
 from fedge.config import GatewaySettings
+from fedge.errors import OutboundError
 from fedge.identity import Envelope, Identity
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import new_policy, read_policy, write_policy
 from fedge.profiles.build import build_reference
 from fedge.profiles.wire import decode_report
 from fedge.records import AuditBatch, BlockLength, sha256_hex
+from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving.marks import Marks
 from fedge.serving.record_ids import block_numbering
 from fedge.serving.ring import RingReader, RingWriter
 from fedge.serving.ring_file import RowLayout
-from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.statefile import StateFile
+from fedge_client.admin_client import AdminClient, admin_socket
 
 ROWS, HALF, WINDOWS, BLOCK_WINDOWS = 43, 24, 4, 2
 LABELS = {1: 2, 12: 0, 23: 1, 25: 2, 39: 0, 41: 1}
@@ -69,7 +72,10 @@ class Centre:
             protocol_version = "HTTP/1.1"
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
+                length = int(self.headers["Content-Length"])
+                body = self.rfile.read(length)
+                if len(body) < length:
+                    return  # whoever sent it was killed
                 centre.taken[self.path.split("/")[1]].append(body)
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
@@ -77,7 +83,10 @@ class Centre:
 
             def log_message(self, format: str, *args: Any) -> None: ...
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
+        class Server(http.server.ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None: ...  # killed callers break connections
+
+        self._server = Server(("127.0.0.1", 0), Answer)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
@@ -148,16 +157,23 @@ class FaultyGateway:
         folder: of this gateway, made here.
     """
 
-    def __init__(self, source: GatewaySettings, folder: Path, nursery: Nursery, c: Centre) -> None:
+    def __init__(
+        self, source: GatewaySettings, folder: Path, nursery: Nursery, centre: Centre
+    ) -> None:
         folder = folder.resolve()
         shutil.copytree(source.state_dir.parent, folder)
         self.name, self.config = folder.name, folder / "gateway.toml"
-        with self.config.open("a") as file:
-            file.write(f"coordinator_url = {json.dumps(c.url(self.name))}\n")
+        lines = [
+            line
+            for line in self.config.read_text().splitlines()
+            if not line.startswith("coordinator_url")
+        ]
+        url = json.dumps(centre.url(self.name))
+        self.config.write_text("\n".join([*lines, f"coordinator_url = {url}", ""]))
         self.settings = GatewaySettings.load(self.config)
         self.state_dir = self.settings.state_dir
         self.log, self.stderr = folder / "calls.log", folder / "agent.log"
-        self._nursery, self._centre = nursery, c
+        self._nursery, self._centre = nursery, centre
         self._inputs = toy_inputs(ROWS, seed=5)
         self._fed = 0
 
@@ -193,8 +209,9 @@ class FaultyGateway:
 
     def stop(self) -> int:
         """End the agent if it runs; answers its exit status."""
-        if not self._nursery.ended(0):
-            os.kill(self.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it may have died just now
+            if self.running:
+                os.kill(self.pid, signal.SIGTERM)
         return self._nursery.wait()
 
     @property
@@ -213,7 +230,20 @@ class FaultyGateway:
         if self.wait(lambda: self.reported() >= 2, "two reports"):
             self.feed(ROWS)
             self.wait(self.done, "all is reported")
+        # One that is still starting has not learnt to end in peace.
+        self.wait(self.answers, "the agent answers")
         return self.stop()
+
+    def answers(self) -> bool:
+        """Whether it takes commands."""
+        try:
+            return bool(self.admin.status())
+        except OutboundError:
+            return False
+
+    @property
+    def admin(self) -> AdminClient:
+        return AdminClient(admin_socket(self.settings.runtime_dir))
 
     def said(self) -> str:
         return self.stderr.read_text() if self.stderr.exists() else ""
@@ -269,7 +299,9 @@ class FaultyGateway:
         by_seq = self._by_seq()
         reports = [e for e in by_seq.values() if e.header.kind == "report"]
         self._check_charged(entries, [sha256_hex(e.payload) for e in reports])
-        batches = [AuditBatch.from_bytes(e.payload) for e in by_seq.values() if e.header.kind == "audit"]
+        batches = [
+            AuditBatch.from_bytes(e.payload) for e in by_seq.values() if e.header.kind == "audit"
+        ]
         told = [entry for batch in batches for entry in batch.entries]
         assert told == list(ledger.entries()), "the centre's ledger is another one"
         decoded = [decode_report(e.payload) for e in reports]
@@ -316,7 +348,9 @@ class FaultyGateway:
         kept = {}
         for window, part in parts.items():
             table = pq.read_table(blocks / part)
-            kept[window] = tuple(table[name].to_pylist() for name in ("slot", "input", "prediction"))
+            kept[window] = tuple(
+                table[name].to_pylist() for name in ("slot", "input", "prediction")
+            )
         return kept
 
     def released_position(self) -> int:
@@ -326,3 +360,6 @@ class FaultyGateway:
             return reader.position
         finally:
             reader.close()
+
+
+MakeFaulty = Callable[..., FaultyGateway]

@@ -21,16 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from fakes.faults_disk import Fault, FaultyDisk
-from fedge_client.agent.lean import become_lean
 
 from fedge.lifetime import die_with_parent
+from fedge_client.agent.lean import become_lean
 
 
 def main() -> None:
     die_with_parent()
     become_lean()
-    import fedge_client.agent.process as process
     from fakes.exact_noise import ExactNoise
+
+    import fedge_client.agent.process as process
 
     process.OsNoise = ExactNoise  # type: ignore[assignment,misc]
     # Arrow's allocator has a thread of its own, which sees to forks.

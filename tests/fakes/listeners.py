@@ -6,7 +6,6 @@ import asyncio
 import concurrent.futures
 import json
 import socket
-import ssl
 import threading
 from collections.abc import Coroutine
 from types import TracebackType
@@ -18,6 +17,7 @@ from fedge.config import LimitSettings
 from fedge.serving.connection import App, Message, Receive, Scope, Send
 from fedge.serving.listener import Listener
 from fedge.serving.stats import WorkerStats
+from fedge.serving.tls import ServerTls
 
 T = TypeVar("T")
 WAIT_S = 10.0
@@ -82,13 +82,13 @@ class RunningListener:
         app: App,
         limits: LimitSettings | None = None,
         *,
-        tls: ssl.SSLContext | None = None,
-        stats: WorkerStats | None = None,
+        tls: ServerTls | None = None,
+        observer: WorkerStats | None = None,
         listening: socket.socket | None = None,
     ) -> None:
         self.socket = listening or socket.create_server(("127.0.0.1", 0))
         self.port: int = self.socket.getsockname()[1]
-        self.listener = Listener(app, self.socket, limits, tls=tls, observer=stats)
+        self.listener = Listener(app, self.socket, limits, tls=tls, observer=observer)
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 

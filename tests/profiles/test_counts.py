@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,15 @@ from fedge.profiles.counts import (
     window_event,
 )
 from fedge.profiles.streams import stream_values
-from fedge.records import NumericFeature, Reference, TaskSchema
+from fedge.profiles.table import profile_window
+from fedge.records import (
+    NUMERIC_BINS,
+    CategoricalStream,
+    NumericFeature,
+    NumericStream,
+    Reference,
+    TaskSchema,
+)
 
 CELL = st.one_of(
     st.floats(-20, 20), st.sampled_from([0.0, 1.0, 2.0, -1.0, np.nan, np.inf, -np.inf, 1e300])
@@ -189,3 +199,97 @@ def _task() -> TaskSchema:
 TASK = _task()
 _ROWS = np.column_stack([np.linspace(-5, 5, 64)] * 3 + [np.zeros(64)] + [np.linspace(0, 1, 64)] * 2)
 REFERENCE = build_reference(TASK, _ROWS, ood=_ROWS[:, -1], model_sha256="a" * 64, source="x")
+
+
+def _counted_plainly(stream: object, column: list[float]) -> list[int]:
+    """A stream's counts as the definition says them, value by value."""
+    if isinstance(stream, CategoricalStream):
+        cells = [0] * (len(stream.categories) + 1)
+        for value in column:
+            declared = math.isfinite(value) and value in range(len(stream.categories))
+            cells[int(value) if declared else -1] += 1
+        return cells
+    assert isinstance(stream, NumericStream)
+    sums, missing = [0] * (NUMERIC_BINS - 1), 0
+    for value in column:
+        if not math.isfinite(value):
+            missing += 1
+            continue
+        place = sum(edge <= value for edge in stream.edges)
+        for level in range(4):
+            node, half = place >> (4 - level), place >> (3 - level) & 1
+            sums[2**level - 1 + node] += 1 if half else -1
+    return [*sums, missing]
+
+
+EDGY = st.sampled_from(
+    [
+        near
+        for stream in REFERENCE.streams
+        if isinstance(stream, NumericStream)
+        for edge in stream.edges
+        for exact in (np.float32(edge),)
+        for near in (
+            exact,
+            np.nextafter(exact, np.float32(9e9)),
+            np.nextafter(exact, np.float32(-9e9)),
+        )
+    ]
+)
+"""Values on an edge or next to one, where float32 could tip them over."""
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    rows=st.integers(0, 40).flatmap(
+        lambda n: arrays(
+            np.float32,
+            (n, 6),
+            elements=st.one_of(
+                EDGY,
+                st.integers(-1, 4).map(np.float32),
+                st.floats(width=32),
+            ),
+        )
+    )
+)
+def test_counts_are_those_of_the_definition(rows: np.ndarray) -> None:
+    """Sorted, in float32 or float64, in any layout: the integers are those of the plain count."""
+    wanted = [
+        _counted_plainly(stream, rows[:, column].astype(float).tolist())
+        for column, stream in enumerate(REFERENCE.streams)
+    ]
+    for values in (rows, rows.astype(np.float64), np.asfortranarray(rows)):
+        counted = count_window(REFERENCE, values)
+        assert [part.tolist() for part in counted] == wanted
+        assert all(part.dtype == np.int64 for part in counted)
+    shared, sketch = profile_window(REFERENCE, rows)
+    assert [part.tolist() for part in shared] == wanted
+    finite = [int(np.isfinite(rows[:, column]).sum()) for column in (0, 1, 4, 5)]
+    assert [sketch.count(name) for name in sketch.names] == finite
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    low=st.floats(-1e30, 1e30),
+    room=st.floats(1e-20, 1e30),
+    value=st.floats(width=32),
+    at=st.floats(0, 1),
+)
+def test_clamping_in_float32_never_changes_a_bin(
+    low: float, room: float, value: float, at: float
+) -> None:
+    """A clamped number lies on the same side of every edge inside the bounds as the exact bound."""
+    high = low + room
+    edge = low + at * room
+    if not low < edge < high:
+        return
+    feature = NumericFeature(name="a", type="float32", low=low, high=high)
+    task = TASK.model_copy(update={"features": (feature,)})
+    zeros = np.zeros(1, np.float32)
+    got = stream_values(task, np.array([[value]], np.float32), zeros.astype(np.int32), zeros, zeros)
+    if math.isfinite(value):
+        assert (float(got[0, 0]) >= edge) == (min(max(value, low), high) >= edge)
+    else:
+        assert np.isnan(got[0, 0])
+    assert got.dtype == np.float32

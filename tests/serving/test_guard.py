@@ -190,8 +190,8 @@ def test_a_hasty_client_is_told_when_to_come_back(tmp_path: Path) -> None:
     """429 with whole seconds in `Retry-After`; afterwards the same connection is served again."""
     clock, stats = Clock(), WorkerStats(tmp_path / "stats.bin")
     limit = RateLimit(0.4, 2, clock=clock)
-    guard = Guard(echo, [("rate", limit)], max_concurrent=10, stats=stats)
-    with RunningListener(guard, stats=stats) as served:
+    guard = Guard(echo, [("rate", limit)], max_concurrent=10, observer=stats)
+    with RunningListener(guard, observer=stats) as served:
         wire = served.connect()
         answers = [wire.ask(INFER, b"123") for _ in range(3)]
         assert [a.status for a in answers] == [200, 200, 429]
@@ -209,7 +209,7 @@ def test_a_hasty_client_is_told_when_to_come_back(tmp_path: Path) -> None:
 def test_more_at_once_than_allowed_are_sent_back(tmp_path: Path) -> None:
     """429 while others are being served; health and, afterwards, everybody gets through."""
     held, stats = Held(), WorkerStats(tmp_path / "stats.bin")
-    with RunningListener(Guard(held, max_concurrent=1, stats=stats), stats=stats) as served:
+    with RunningListener(Guard(held, max_concurrent=1, observer=stats), observer=stats) as served:
         first, second = served.connect(), served.connect()
         first.send(b"POST /slow HTTP/1.1\r\ncontent-length: 0\r\n\r\n")
         assert held.asked.wait(10)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import re
 import socket
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +30,7 @@ from fedge.serving.connection import (
     Send,
 )
 from fedge.serving.guard import Guard
+from fedge.serving.stats import WorkerStats, read_stats
 
 
 def test_requests_and_answers_of_a_connection_stay_in_order() -> None:
@@ -94,6 +97,12 @@ def _answers_to(pieces: list[bytes]) -> bytes:
         def is_closing(self) -> bool:
             return False
 
+        def can_write_eof(self) -> bool:
+            return False
+
+        def close(self) -> None:
+            """Nobody is there to notice."""
+
         def pause_reading(self) -> None:
             """Nothing comes by itself."""
 
@@ -113,6 +122,29 @@ def _answers_to(pieces: list[bytes]) -> bytes:
         return memory.written
 
     return asyncio.run(drive())
+
+
+REQUESTS = [
+    request("/a", b"y" * 30),
+    request("/b", b"zz", expect="100-continue", connection="close"),
+    b"POST /c HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nzz\r\n0\r\n\r\n",
+    b"GET http://x/?q HTTP/1.0\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+]
+
+
+@given(
+    st.lists(st.one_of(st.binary(max_size=40), st.sampled_from(REQUESTS)), min_size=1, max_size=6),
+    st.lists(st.tuples(st.integers(0, 300), st.integers(0, 255)), max_size=4),
+)
+def test_no_bytes_break_a_connection(pieces: list[bytes], changes: list[tuple[int, int]]) -> None:
+    """Anything at all, and requests with wrong bytes in them, get answers below 500 or none."""
+    stream = bytearray(b"".join(pieces))
+    for place, value in changes:
+        if stream:
+            stream[place % len(stream)] = value
+    written = _answers_to([bytes(stream)])
+    statuses = [int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", written)]
+    assert all(status < 500 for status in statuses)
 
 
 def test_the_ways_to_ask_that_http_knows() -> None:
@@ -141,6 +173,25 @@ def test_the_ways_to_ask_that_http_knows() -> None:
         half = served.connect().send(request("/half", b"12"))
         half.socket.shutdown(socket.SHUT_WR)
         assert half.answer().value["size"] == 2 and half.closed()
+
+
+@pytest.mark.parametrize("waits", [False, True])
+@pytest.mark.parametrize(
+    "behind", [b"\x00\xff garbage", b"POST /c HTTP/1.1\r\ncontent-length: 9\r\n\r\nhalf", b"GET"]
+)
+def test_what_follows_requests_does_not_cost_their_answers(behind: bytes, waits: bool) -> None:
+    """Requests are answered whatever comes behind them, in the same packet or later."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if waits:
+            await asyncio.sleep(0)
+        await echo(scope, receive, send)
+
+    with RunningListener(app, QUICK) as served:
+        wire = served.connect().send(request("/a", b"1") + request("/b", b"22") + behind)
+        assert [wire.answer().value["size"] for _ in range(2)] == [1, 2]
+        last = served.connect().send(request("/a", connection="close") + behind)
+        assert last.answer().headers["connection"] == "close" and last.closed()
 
 
 def test_a_caller_that_half_closes_still_gets_a_late_answer() -> None:
@@ -295,10 +346,10 @@ def test_an_app_that_takes_its_time_is_no_slow_client() -> None:
         assert wire.answer().status == 200
 
 
-def test_too_many_connections_are_told_so() -> None:
-    """One more than allowed gets a 503; when one leaves there is room again."""
-    limits = LimitSettings(max_connections=2)
-    with RunningListener(echo, limits) as served:
+def test_too_many_connections_are_told_so(tmp_path: Path) -> None:
+    """One more than allowed gets a 503 and is counted; when one leaves there is room again."""
+    limits, stats = LimitSettings(max_connections=2), WorkerStats(tmp_path / "stats.bin")
+    with RunningListener(echo, limits, observer=stats) as served:
         first, second = served.connect(), served.connect()
         assert first.ask("/").status == second.ask("/").status == 200
         third = served.connect()
@@ -308,6 +359,9 @@ def test_too_many_connections_are_told_so() -> None:
         first.close()
         wait_until(lambda: served.listener.connections == 1, what="one left")
         assert served.connect().ask("/").status == 200
+    counted = read_stats(tmp_path / "stats.bin")
+    assert counted["refused"] == {"token": 0, "rate": 0, "concurrency": 0, "connections": 1}
+    assert counted["requests"] == {"1xx": 0, "2xx": 3, "3xx": 0, "4xx": 0, "5xx": 0}
 
 
 class Exhausted(socket.socket):

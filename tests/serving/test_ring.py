@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import subprocess
-import sys
+import struct
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from fedge.errors import StateError
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
+from fedge.serving import ring as ring_module
 from fedge.serving.marks import NOBODY, Marks
 from fedge.serving.ring import LABEL, OBSERVATION, RingReader, RingWriter
-from fedge.serving.ring_file import GENERATION, STATE, STATES, RowLayout, record_dtype
+from fedge.serving.ring_file import (
+    GENERATION,
+    RECORD_HEAD,
+    STATE,
+    STATES,
+    RowLayout,
+    record_dtype,
+)
 
 CLASSES, FEATURES, INPUTS, CAPACITY = 2, 2, 3, 7
 LAYOUT = RowLayout(CLASSES, FEATURES, INPUTS)
@@ -214,7 +222,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, damage: str) -> None:
         RingReader(path)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(place=st.integers(0, 47), byte=st.integers(0, 255))
 def test_a_damaged_header_never_breaks_a_consumer(place: int, byte: int) -> None:
     """Whatever one byte of the fixed header becomes: the ring is refused, or is as it was."""
@@ -371,58 +379,58 @@ def test_a_half_written_state_is_never_seen(counters: list[int]) -> None:
         ring.close()
 
 
-PRODUCER = """
-import sys; sys.path.insert(0, sys.argv[3])
-import numpy as np
-from pathlib import Path
-from test_ring import append, writer
-ring, rng = writer(Path(sys.argv[1]), 512), np.random.default_rng(int(sys.argv[2]))
-print("on", flush=True)
-while True:
-    append(ring, ring.next_slot, int(rng.choice([1, 1, 1, 2, 9])), release=int(sys.argv[2]))
-"""
-
-
-def produce(path: Path, release: int) -> subprocess.Popen[bytes]:
-    here = str(Path(__file__).parent)
-    producer = subprocess.Popen(
-        [sys.executable, "-c", PRODUCER, str(path), str(release), here], stdout=subprocess.PIPE
-    )
-    assert producer.stdout is not None and producer.stdout.readline() == b"on\n"
-    return producer
-
-
 @pytest.fixture
-def stop() -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Processes put in here are ended after the test."""
-    processes: list[subprocess.Popen[bytes]] = []
-    yield processes
-    for process in processes:
-        process.kill()
-        process.wait()
-        process.stdout.close()  # type: ignore[union-attr]
+def start() -> Iterator[Callable[[Callable[[], None]], int]]:
+    """Runs a function in a process of its own and gives its id; all are ended after the test."""
+    children: list[int] = []
+
+    def fork(action: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                action()
+            finally:
+                os._exit(1)
+        children.append(child)
+        return child
+
+    yield fork
+    for child in children:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
 
 
-def test_killed_producers_lose_nothing(tmp_path: Path, stop: list[subprocess.Popen[bytes]]) -> None:
+def test_killed_producers_lose_nothing(
+    tmp_path: Path, start: Callable[[Callable[[], None]], int]
+) -> None:
     """Two producers at once, killed again and again: every slot is a record or is counted."""
     path = tmp_path / "ring.bin"
     writer(path, 512).close()
     reader, slots, position = RingReader(path), [np.empty(0, np.int64)], 0
+
+    def produce(release: int) -> None:
+        ring, rng = writer(path, 512), np.random.default_rng(release)
+        while True:
+            rows = int(rng.choice([1, 1, 1, 2, 9]))
+            append(ring, ring.next_slot, rows, release=release)
+
+    producers: list[int] = []
     rng = np.random.default_rng(0)
-    for release in range(1, 7):
-        stop.append(produce(path, release))
-        until = time.monotonic() + rng.uniform(0.02, 0.1)
+    for release in range(1, 25):
+        producers.append(start(lambda: produce(release)))  # noqa: B023  # it has its own copy
+        until = time.monotonic() + rng.uniform(0.01, 0.04)
         while time.monotonic() < until:
             rows, position = reader.read(position, 200)
             reader.release(position)
             slots.append(rows["slot"])
             assert set(rows["kind"].tolist()) <= {OBSERVATION}
-            assert np.isin(rows["release"], range(1, 7)).all()
-        if len(stop) > 1:  # one keeps going while the other dies
-            os.kill(stop[-2].pid, signal.SIGKILL)
-    for producer in stop:
-        producer.kill()
-        producer.wait()
+            assert np.isin(rows["release"], range(1, 25)).all()
+        if len(producers) > 1:  # one keeps going while the other dies
+            os.kill(producers[-2], signal.SIGKILL)
+            os.waitpid(producers[-2], 0)
+    os.kill(producers[-1], signal.SIGKILL)
+    os.waitpid(producers[-1], 0)
     rows, position = reader.read(position, 10_000)
     seen = np.concatenate([*slots, rows["slot"]])
     assert (np.diff(seen) > 0).all(), "a slot was given out twice"
@@ -430,113 +438,114 @@ def test_killed_producers_lose_nothing(tmp_path: Path, stop: list[subprocess.Pop
     assert len(seen) + reader.dropped == reader.next_slot
 
 
-WATCHED_PRODUCER = """
-import sys; sys.path.insert(0, sys.argv[2])
-import mmap, os, signal
-from pathlib import Path
-import numpy as np
-from fedge.serving import ring as ring_module
-from test_ring import ALL, ANNA, NOBODY, append, writer
+class Watched:
+    """Something that is written to, with a look before each write."""
 
-stop_at = int(sys.argv[3])
-ring = writer(Path(sys.argv[1]), 16)
-writes = 0
+    def __init__(self, target: Any, look: Callable[[], None]) -> None:
+        self.target, self.look = target, look
 
-def count() -> None:
-    global writes
-    writes += 1
-    if writes == stop_at:
-        os.kill(os.getpid(), signal.SIGKILL)
+    def __getitem__(self, place: Any) -> Any:
+        return self.target[place]
 
-class Memory:  # the mapped file, with a look before each write
-    def __init__(self, memory): self.memory = memory
-    def __setitem__(self, place, value): count(); self.memory[place] = value
-    def __getitem__(self, place): return self.memory[place]
-
-class Packer:
-    def __init__(self, packer): self.packer, self.size = packer, packer.size
-    def pack_into(self, memory, *rest):
-        count(); self.packer.pack_into(getattr(memory, "memory", memory), *rest)
-
-ring._memory, ring._words = Memory(ring._memory), Memory(ring._words)
-ring._fields = {name: Memory(field) for name, field in ring._fields.items()}
-ring_module.RECORD_HEAD = Packer(ring_module.RECORD_HEAD)
-ring_module.STATE = Packer(ring_module.STATE)
-for rows in (1, 1, 3, 1, 6, 9, 1):
-    append(ring, ring.next_slot, rows, subject=ANNA)
-ring.append_labels(np.array([1, 2]), np.array([1, 0], np.int32))
-print(writes)
-"""
+    def __setitem__(self, place: Any, value: Any) -> None:
+        self.look()
+        self.target[place] = value
 
 
-def test_a_kill_between_any_two_writes_leaves_one_story(tmp_path: Path) -> None:
+class WatchedStruct:
+    """A `struct.Struct` that packs into watched memory, with a look before."""
+
+    def __init__(self, target: struct.Struct, look: Callable[[], None]) -> None:
+        self.target, self.look = target, look
+
+    def pack_into(self, memory: Any, *values: Any) -> None:
+        self.look()
+        self.target.pack_into(getattr(memory, "target", memory), *values)
+
+
+def _ignored(_: object) -> None:
+    """For a lambda whose value nobody wants."""
+
+
+REQUESTS = (1, 1, 3, 1, 6, 9, 1)
+
+
+def serve_until(path: Path, stop_at: int) -> int:
+    """Append requests and labels; killed before write `stop_at`. Answers how many there were."""
+    writes = 0
+
+    def look() -> None:
+        nonlocal writes
+        writes += 1
+        if writes == stop_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    ring = writer(path, 16)
+    ring._memory, ring._words = Watched(ring._memory, look), Watched(ring._words, look)
+    ring._fields = {name: Watched(field, look) for name, field in ring._fields.items()}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ring_module, "RECORD_HEAD", WatchedStruct(RECORD_HEAD, look))
+        patch.setattr(ring_module, "STATE", WatchedStruct(STATE, look))
+        for rows in REQUESTS:
+            append(ring, ring.next_slot, rows, subject=ANNA)
+        ring.append_labels(np.array([1, 2]), np.array([1, 0], np.int32))
+    return writes
+
+
+def test_a_kill_between_any_two_writes_leaves_one_story(
+    tmp_path: Path, start: Callable[[Callable[[], None]], int]
+) -> None:
     """Killed before each of its writes in turn, a producer leaves whole requests and nothing else.
 
-    Each run starts the producer anew on the same ring, as a supervisor would.
+    Each is a process of its own on the same ring, as a supervisor starts them.
     """
-    here = str(Path(__file__).parent)
-
-    def play(path: Path, stop_at: int) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-c", WATCHED_PRODUCER, str(path), here, str(stop_at)]
-        return subprocess.run(command, capture_output=True, text=True, check=False)
-
-    whole = play(tmp_path / "whole.bin", 0)
-    writes = int(whole.stdout)
-    assert whole.returncode == 0 and writes > 60
-    path, slots, position, requests = tmp_path / "ring.bin", [], 0, 0
+    writes = serve_until(tmp_path / "whole.bin", 0)
+    assert writes > 60
+    path = tmp_path / "ring.bin"
     writer(path, 16).close()
-    reader = RingReader(path)
-    for stop_at in range(1, writes + 1, 3):
+    reader, slots, position, given_out = RingReader(path), [-1], 0, 0
+    for stop_at in range(1, writes + 1):
         before = reader.next_slot
-        assert play(path, stop_at).returncode == -signal.SIGKILL
+        child = start(lambda: _ignored(serve_until(path, stop_at)))  # noqa: B023  # as above
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
         rows, position = reader.read(position, 99)
         seen = rows[rows["kind"] == OBSERVATION]
         check_content(seen)
         assert (seen["subject"] == ord("a")).all()
-        # Whole requests only, from the first on: 1, 1, 3, ... rows.
-        given = reader.next_slot - before
-        assert given in np.cumsum([0, 1, 1, 3, 1, 6, 9, 1])
+        assert reader.next_slot - before in np.cumsum([0, *REQUESTS]), "half a request"
+        given_out += reader.next_slot - before
         slots += seen["slot"].tolist()
-        requests += given
         reader.release(position)
-    assert (np.diff(slots) > 0).all() and len(slots) + reader.dropped == requests
+    assert (np.diff(slots) > 0).all() and len(slots) - 1 + reader.dropped == given_out
     # The next producer removes what the killed one had begun.
     writer(path, 16).close()
     assert ANNA not in path.read_bytes()
 
 
-STUCK_CONSUMER = """
-import sys
-from pathlib import Path
-from fedge.serving.ring import RingReader
-reader, position = RingReader(Path(sys.argv[1])), 0
-print("on", flush=True)
-while True:
-    reader.never_below(0)
-    rows, position = reader.read(position, 50)
-    reader.wipe(lambda records: records["slot"] % 7 == 0)
-    reader.release(position)
-"""
-
-
 def test_a_stuck_agent_never_delays_a_producer(
-    tmp_path: Path, stop: list[subprocess.Popen[bytes]]
+    tmp_path: Path, start: Callable[[Callable[[], None]], int]
 ) -> None:
     """Stopped at any point of its work, the consumer holds nothing that an append waits for."""
     path = tmp_path / "ring.bin"
     ring = writer(path, 256)
-    stop.append(
-        subprocess.Popen([sys.executable, "-c", STUCK_CONSUMER, str(path)], stdout=subprocess.PIPE)
-    )
-    assert stop[0].stdout is not None and stop[0].stdout.readline() == b"on\n"
+
+    def consume() -> None:
+        reader, position = RingReader(path), 0
+        while True:
+            reader.never_below(0)
+            _, position = reader.read(position, 50)
+            reader.wipe(lambda records: records["slot"] % 7 == 0)
+            reader.release(position)
+
+    consumer = start(consume)
     rng = np.random.default_rng(0)
     for _ in range(40):
-        stop[0].send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, stop[0].pid, os.WSTOPPED)
+        time.sleep(float(rng.uniform(0, 0.003)))  # so that it is stopped somewhere else
+        os.kill(consumer, signal.SIGSTOP)
+        os.waitpid(consumer, os.WUNTRACED)
         before = ring.next_slot
         for _ in range(60):  # an append that waited would wait for ever: it is still stopped
             append(ring, ring.next_slot, int(rng.integers(1, 9)))
         assert ring.next_slot >= before + 60
-        stop[0].send_signal(signal.SIGCONT)
-        time.sleep(float(rng.uniform(0, 0.003)))  # so that it is stopped somewhere else
-    assert stop[0].poll() is None
+        os.kill(consumer, signal.SIGCONT)
+    assert os.waitpid(consumer, os.WNOHANG) == (0, 0)

@@ -20,7 +20,7 @@ from fakes.workers import StartWorker
 from fedge.config import GatewaySettings, LimitSettings, TlsSettings
 from fedge.errors import SettingError
 from fedge.serving.connection import Receive, Scope, Send
-from fedge.serving.tls import server_context
+from fedge.serving.tls import ServerTls, server_context
 
 
 class Authority:
@@ -120,14 +120,14 @@ def test_a_worker_speaks_tls(
 
 def test_tls_carries_all_that_http_does(authority: Authority) -> None:
     """Kept alive, pipelined, and large; with a protocol version of today."""
-    with RunningListener(scheme, tls=server_context(own_tls(authority))) as served:
+    with RunningListener(scheme, tls=ServerTls(own_tls(authority))) as served:
         wire = connect(served.port, client(authority))
         assert wire.ask("/").value == "https"
         assert isinstance(wire.socket, ssl.SSLSocket)
         assert wire.socket.version() in ("TLSv1.2", "TLSv1.3")
         wire.send(request("/") * 3)
         assert [wire.answer().value for _ in range(3)] == ["https"] * 3
-    with RunningListener(echo, tls=server_context(own_tls(authority))) as served:
+    with RunningListener(echo, tls=ServerTls(own_tls(authority))) as served:
         wire = connect(served.port, client(authority))
         assert wire.ask("/", bytes(4 * 2**20)).value["size"] == 4 * 2**20
         last = wire.ask("/", connection="close")
@@ -136,13 +136,13 @@ def test_tls_carries_all_that_http_does(authority: Authority) -> None:
 
 def test_old_versions_are_refused(authority: Authority) -> None:
     """Below TLS 1.2 there is no connection."""
-    context = server_context(own_tls(authority))
-    assert context.minimum_version == ssl.TLSVersion.TLSv1_2
+    tls = ServerTls(own_tls(authority))
+    assert tls.context().minimum_version == ssl.TLSVersion.TLSv1_2
     old = client(authority)
     old.minimum_version = ssl.TLSVersion.TLSv1
     old.maximum_version = ssl.TLSVersion.TLSv1_1
     old.set_ciphers("ALL:@SECLEVEL=0")
-    with RunningListener(echo, tls=context) as served:
+    with RunningListener(echo, tls=tls) as served:
         with pytest.raises((ssl.SSLError, OSError)):
             connect(served.port, old).ask("/")
         assert connect(served.port, client(authority)).ask("/").status == 200
@@ -152,8 +152,8 @@ def test_only_callers_with_a_certificate_come_in(authority: Authority, tmp_path:
     """Mutual TLS: none, or one of another authority, gets no answer; the right one is served."""
     (tmp_path / "other").mkdir()
     stranger = Authority(tmp_path / "other", "stranger")
-    context = server_context(own_tls(authority, client_ca=authority.file))
-    with RunningListener(echo, tls=context) as served:
+    tls = ServerTls(own_tls(authority, client_ca=authority.file))
+    with RunningListener(echo, tls=tls) as served:
         for files in (None, stranger.issue("intruder")):
             # With TLS 1.3 the client believes to be connected until it reads.
             with pytest.raises((ssl.SSLError, OSError, AssertionError)):
@@ -167,7 +167,7 @@ def test_only_callers_with_a_certificate_come_in(authority: Authority, tmp_path:
 def test_a_handshake_that_does_not_go_on_is_cut(authority: Authority, said: bytes) -> None:
     """Silent, halfway, or no TLS at all: it counts as a connection, and ends in time."""
     limits = QUICK.model_copy(update={"max_connections": 2})
-    with RunningListener(echo, limits, tls=server_context(own_tls(authority))) as served:
+    with RunningListener(echo, limits, tls=ServerTls(own_tls(authority))) as served:
         stuck = served.connect().send(said)
         assert connect(served.port, client(authority)).ask("/").status == 200
         assert stuck.closed()
@@ -177,7 +177,7 @@ def test_a_handshake_that_does_not_go_on_is_cut(authority: Authority, said: byte
 def test_handshakes_count_as_connections(authority: Authority) -> None:
     """Who never finishes one cannot take more places than there are."""
     limits = LimitSettings(max_connections=2)
-    with RunningListener(echo, limits, tls=server_context(own_tls(authority))) as served:
+    with RunningListener(echo, limits, tls=ServerTls(own_tls(authority))) as served:
         stuck = [served.connect() for _ in range(2)]
         wait_until(lambda: served.listener.connections == 2, what="both wait")
         assert served.connect().closed()
@@ -188,11 +188,36 @@ def test_handshakes_count_as_connections(authority: Authority) -> None:
 
 def test_a_drain_ends_handshakes(authority: Authority) -> None:
     """One that is under way does not hold the process."""
-    with RunningListener(echo, tls=server_context(own_tls(authority))) as served:
+    with RunningListener(echo, tls=ServerTls(own_tls(authority))) as served:
         stuck = served.connect()
         wait_until(lambda: served.listener.connections == 1, what="it waits")
         served.run(served.listener.drain(0.05))
         assert stuck.closed()
+
+
+def test_a_renewed_certificate_counts_from_the_next_connection(
+    authority: Authority, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also where certificate and key are replaced one after the other; none is cut or refused."""
+
+    def serial(wire: Wire) -> str:
+        assert isinstance(wire.socket, ssl.SSLSocket)
+        certificate = wire.socket.getpeercert()
+        assert certificate is not None
+        return str(certificate["serialNumber"])
+
+    settings = own_tls(authority)
+    with RunningListener(echo, tls=ServerTls(settings)) as served:
+        kept = connect(served.port, client(authority))
+        before = serial(kept)
+        certificate, key = authority.issue("renewed")
+        certificate.replace(settings.certificate)
+        assert serial(connect(served.port, client(authority))) == before
+        key.replace(settings.key)
+        renewed = connect(served.port, client(authority))
+        assert serial(renewed) != before
+        assert renewed.ask("/").status == kept.ask("/").status == 200
+    assert caplog.text.count("before stay in use") == 1
 
 
 def missing(settings: TlsSettings, authority: Authority) -> TlsSettings:

@@ -16,6 +16,9 @@ import sys
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's mallopt(3)."""
 
+KEPT_BYTES = 32 * 2**20
+"""Free memory that the allocator keeps at most; a window of 1,000 rows needs little of it."""
+
 NICENESS = 10
 
 ABSENT = ("pandas",)
@@ -48,8 +51,9 @@ def become_lean() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         # One arena for each of a dozen threads that sleep would keep what each once needed.
         mallopt(M_ARENA_MAX, 2)
-        mallopt(M_MMAP_THRESHOLD, 256 * 1024)
-        mallopt(M_TRIM_THRESHOLD, 256 * 1024)
+        # A large window's buffers come and go: mapping each anew would double what it costs.
+        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
 
 
 def give_way() -> None:

@@ -23,10 +23,10 @@ log = logging.getLogger(__name__)
 
 EXPORT_TIMEOUT_S = 5.0
 COUNTERS = (
-    *("windows", "dropped_observations", "dropped_labels", "withheld_windows"),
-    *("refused_envelopes", "spool_dropped", "worker_restarts"),
+    *("windows", "dropped_observations", "withheld_windows", "refused_envelopes"),
+    *("spool_dropped", "spool_gaps", "spool_corrupt", "worker_restarts"),
 )
-"""Fields that only grow; the other numbers are gauges."""
+"""Fields that only grow; the other numbers are gauges. Counts of labels are not exported."""
 GAUGES = ("release", "next_slot", "spool_depth")
 
 

@@ -286,7 +286,7 @@ class Watcher:
     def _take_in(self, reader: RingReader) -> int:
         """Cut what the ring holds next into windows, which are not final yet."""
         began = self._clock.steady()
-        rows, end = reader.read(self._position, self._read_rows)
+        rows, end = reader.read_heads(self._position, self._read_rows)
         self._more = len(rows) == self._read_rows
         if not len(rows) and self._present_inode() not in (0, self._inode):
             return self._leave_ring()

@@ -19,9 +19,10 @@ from fedge.data.subjects import PSEUDONYM_BYTES
 from fedge.errors import BudgetError
 from fedge.privacy.ledger import FEATURES, Ledger, Reservation
 from fedge.privacy.noise import Noise
-from fedge.profiles.counts import Values, count_window, feature_counts, join, window_event
-from fedge.profiles.sketches import KllProfile, numeric_columns
+from fedge.profiles.counts import feature_counts, join, window_event
+from fedge.profiles.sketches import KllProfile
 from fedge.profiles.streams import stream_values
+from fedge.profiles.table import WindowProfile
 from fedge.profiles.windows import WindowSpan
 from fedge.profiles.wire import encode_report
 from fedge.records import PrivacyPolicy, WindowReport
@@ -81,17 +82,10 @@ class WindowReporter:
             StateError: the disk refused. The window can be reported again.
         """
         purposes = self._purposes(rows)
-        scores = Scores.from_outputs(rows["logits"], rows["features"])
-        trained, watched = (_chosen(purposes & bit > 0) for bit in (TRAINING, MONITORING))
-        self._keep(span, rows[trained], scores.predictions[trained])
-        values = stream_values(
-            installed.task,
-            scores.features[watched],
-            scores.predictions[watched],
-            scores.confidence[watched],
-            scores.ood[watched],
-        )
-        self._sketch(span, values, installed)
+        profile, predictions = _profiled(rows, purposes & MONITORING > 0, installed)
+        trained = _chosen(purposes & TRAINING > 0)
+        self._keep(span, rows[trained], predictions[trained])
+        self._sketch(span, profile.sketch)
         event = window_event(installed.reference, self._policy.window_rho)
         try:
             self._ledger.open_block(span.block)
@@ -101,7 +95,7 @@ class WindowReporter:
             log.error("window %d is not reported: %s", span.window, error)
             return None
         noised = self._noise.discrete_gaussian(
-            join(count_window(installed.reference, values)),
+            join(profile.counts),
             sensitivity2=event.sensitivity2,
             sigma2=event.sigma2,
             grant=grant,
@@ -147,10 +141,8 @@ class WindowReporter:
             arrived=float(rows["time"].max()) if len(rows) else None,
         )
 
-    def _sketch(self, span: WindowSpan, values: Values, installed: Installed) -> None:
+    def _sketch(self, span: WindowSpan, sketch: KllProfile) -> None:
         """Keep a sketch of the window; it never leaves, and dies with its block."""
-        sketch = KllProfile.of(installed.reference)
-        sketch.update(numeric_columns(installed.reference.streams, values))
         with self._state.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO profiles VALUES (?, ?, ?)",
@@ -161,3 +153,26 @@ class WindowReporter:
 def _chosen(rows: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | slice:
     """An index of these rows: all of them, as it is mostly, without a copy."""
     return slice(None) if rows.all() else rows
+
+
+def _profiled(
+    rows: Records, watched: npt.NDArray[np.bool_], installed: Installed
+) -> tuple[WindowProfile, npt.NDArray[np.int32]]:
+    """Sketch and count the watched rows, and predict the class of all, in pieces."""
+    profile = WindowProfile(installed.reference)
+    predictions = np.empty(len(rows), dtype=np.int32)
+    for start in range(0, len(rows), profile.piece_rows):
+        piece = slice(start, start + profile.piece_rows)
+        scores = Scores.from_outputs(rows["logits"][piece], rows["features"][piece])
+        predictions[piece] = scores.predictions
+        chosen = _chosen(watched[piece])
+        profile.update(
+            stream_values(
+                installed.task,
+                scores.features[chosen],
+                scores.predictions[chosen],
+                scores.confidence[chosen],
+                scores.ood[chosen],
+            )
+        )
+    return profile, predictions

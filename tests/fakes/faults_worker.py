@@ -1,0 +1,63 @@
+"""A real worker beside a gateway whose disk fails, and a caller that minds every answer."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from fakes.faults_disk import Fault, FaultyDisk
+from fakes.gateways import Caller, toy_inputs
+from fakes.workers import WorkerProcess
+
+
+class ServedGateway:
+    """The worker of a gateway's slot A, on a port of its own.
+
+    Args:
+        config: the gateway's `gateway.toml`.
+        below: the state directory.
+        fault: what becomes of the worker's own writes.
+    """
+
+    def __init__(
+        self, config: Path, below: Path, disk: FaultyDisk, fault: Fault | None = None
+    ) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        log = config.parent / "worker-calls.log"
+        before = dict(os.environ)
+        os.environ.update(disk.environment(below, log, fault or Fault()))
+        try:
+            self.worker = WorkerProcess(config, "A", self._listening)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        self._seed = 0
+        self.record_ids: list[str] = []
+        self.said = self.worker.hear()
+
+    def serve(self) -> ServedGateway:
+        """For one that should be ready."""
+        assert self.said["event"] == "ready", self.said
+        self.worker.serve_now()
+        self._caller = Caller(self.worker.port)
+        return self
+
+    def ask(self, rows: int) -> None:
+        """That many requests of one row, each of which must be answered."""
+        for _ in range(rows):
+            self._seed += 1
+            status, answer = self._caller.infer(toy_inputs(1, seed=self._seed))
+            assert status == 200, answer
+            self.record_ids += answer["parameters"]["fedge_record_ids"]
+
+    def label(self, record_id: str, label: str) -> tuple[int, Any]:
+        """Feed back a label; answers status and answer."""
+        body = f'{{"labels": [{{"record_id": "{record_id}", "label": "{label}"}}]}}'.encode()
+        status, answer, _ = self._caller.ask("POST", "/fedge/v1/feedback", body)
+        return status, answer
+
+    def close(self) -> None:
+        self.worker.close()
+        self._listening.close()
