@@ -148,7 +148,7 @@ def reaching(edges: NDArray[np.float64], ordered: Values) -> NDArray[np.int64]:
     limits[:, 0], limits[:, -1] = np.finfo(dtype).min, np.inf
     below = np.empty(limits.shape, dtype=np.int64)
     for stream, column in enumerate(ordered.T):
-        below[stream] = np.searchsorted(column, limits[stream])
+        below[stream] = column.searchsorted(limits[stream])
     return below[:, -1:] - below
 
 

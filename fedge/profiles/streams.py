@@ -7,11 +7,55 @@ puts them side by side, in the order of `TaskSchema.streams`. Counting them is
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from fedge.errors import TaskError
 from fedge.records import NumericFeature, TaskSchema
+
+
+class StreamReader:
+    """Computes the watched values of one task's rows, piece by piece.
+
+    Args:
+        task: its features and classes are watched.
+    """
+
+    def __init__(self, task: TaskSchema) -> None:
+        self._task, self._width = task.name, len(task.features)
+        self._numeric = [n for n, f in enumerate(task.features) if isinstance(f, NumericFeature)]
+        self._low, self._high = _outside(f for f in task.features if isinstance(f, NumericFeature))
+
+    def values(
+        self,
+        features: NDArray[np.float32],
+        predictions: NDArray[np.int32],
+        confidence: NDArray[np.float32],
+        ood: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """The watched values of `n` rows; see `stream_values`."""
+        n = len(predictions)
+        if features.shape != (n, self._width):
+            raise TaskError(
+                f"features have shape {features.shape}, task {self._task} needs {(n, self._width)}"
+            )
+        if confidence.shape != (n,) or ood.shape != (n,) or predictions.shape != (n,):
+            raise TaskError("predictions, confidence and ood need one value per row")
+        columns = np.empty((self._width + 3, n), dtype=np.float32)
+        columns[:-3] = features.T
+        columns[-3] = predictions
+        columns[-2] = confidence
+        columns[-1] = ood
+        finite = np.isfinite(columns)
+        if not finite.all():
+            columns[~finite] = np.nan
+        if len(self._numeric) == self._width:
+            np.clip(columns[:-3], self._low, self._high, out=columns[:-3])
+        else:
+            columns[self._numeric] = np.clip(columns[self._numeric], self._low, self._high)
+        return columns.T
 
 
 def stream_values(
@@ -37,39 +81,22 @@ def stream_values(
     Raises:
         TaskError: the arrays do not have the shapes that the task's schema asks for.
     """
-    n = len(predictions)
-    if features.shape != (n, len(task.features)):
-        raise TaskError(
-            f"features have shape {features.shape}, "
-            f"task {task.name} needs {(n, len(task.features))}"
-        )
-    if confidence.shape != (n,) or ood.shape != (n,) or predictions.shape != (n,):
-        raise TaskError("predictions, confidence and ood need one value per row")
-    columns = np.empty((len(task.streams), n), dtype=np.float32)
-    columns[:-3] = features.T
-    columns[-3] = predictions
-    columns[-2] = confidence
-    columns[-1] = ood
-    finite = np.isfinite(columns)
-    if not finite.all():
-        columns[~finite] = np.nan
-    numeric = [isinstance(feature, NumericFeature) for feature in task.features]
-    bounds = [_outside(f.low, f.high) for f in task.features if isinstance(f, NumericFeature)]
-    low, high = np.array(bounds, dtype=np.float32).reshape(-1, 2).T[..., None]
-    if all(numeric):
-        np.clip(columns[:-3], low, high, out=columns[:-3])
-    else:
-        chosen = np.flatnonzero(numeric)
-        columns[chosen] = np.clip(columns[chosen], low, high)
-    return columns.T
+    return StreamReader(task).values(features, predictions, confidence, ood)
 
 
-def _outside(low: float, high: float) -> tuple[np.float32, np.float32]:
-    """The float32 numbers next to the bounds, on their outer side where they are not exact."""
+def _outside(
+    features: Iterable[NumericFeature],
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The float32 numbers next to the bounds, on their outer side where they are not exact.
+
+    One row each, for comparing with columns that lie in rows.
+    """
+    exact = np.array([(f.low, f.high) for f in features], dtype=np.float64).reshape(-1, 2)
     with np.errstate(over="ignore"):
-        below, above = np.float32(low), np.float32(high)
-    if below > low:
-        below = np.nextafter(below, np.float32(-np.inf))
-    if above < high:
-        above = np.nextafter(above, np.float32(np.inf))
-    return below, above
+        nearest = exact.astype(np.float32)
+        below = np.nextafter(nearest[:, :1], np.float32(-np.inf))
+        above = np.nextafter(nearest[:, 1:], np.float32(np.inf))
+    return (
+        np.where(nearest[:, :1] > exact[:, :1], below, nearest[:, :1]),
+        np.where(nearest[:, 1:] < exact[:, 1:], above, nearest[:, 1:]),
+    )

@@ -21,7 +21,6 @@ from fedge.profiles.counts import (
     dyadic_sums,
     edges_of,
     in_order,
-    numeric_columns,
     reaching,
     width,
 )
@@ -65,14 +64,15 @@ class WindowProfile:
     """
 
     def __init__(self, reference: Reference, *, k: int = 200) -> None:
-        self._streams = reference.streams
+        self._streams = streams = reference.streams
+        self._numeric = [n for n, s in enumerate(streams) if isinstance(s, NumericStream)]
         self._edges = edges_of(reference)
         self._reached = np.zeros((len(self._edges), NUMERIC_BINS + 1), dtype=np.int64)
-        self._cells = [
-            np.zeros(width(stream), dtype=np.int64)
-            for stream in reference.streams
+        self._cells = {
+            column: np.zeros(width(stream), dtype=np.int64)
+            for column, stream in enumerate(streams)
             if isinstance(stream, CategoricalStream)
-        ]
+        }
         self._rows = 0
         self.sketch = KllProfile.of(reference, k=k)
         self.piece_rows = max(64, PIECE_BYTES // (4 * len(reference.streams)))
@@ -87,22 +87,23 @@ class WindowProfile:
             raise TaskError(
                 f"values have shape {values.shape}, the reference has {len(self._streams)} streams"
             )
-        ordered = in_order(numeric_columns(self._streams, values))
-        self.sketch.update_ordered(ordered)
-        self._reached += reaching(self._edges, ordered)
+        columns: NDArray[Any] = values.T[self._numeric]
+        columns.sort(axis=1)  # a copy already; otherwise as `in_order`
+        self.sketch.update_ordered(columns.T)
+        self._reached += reaching(self._edges, columns.T)
         self._rows += len(values)
-        cells = iter(self._cells)
-        for column, stream in enumerate(self._streams):
+        for column, cells in self._cells.items():
+            stream = self._streams[column]
             if isinstance(stream, CategoricalStream):
-                next(cells)[...] += count_cells(stream, values[:, column])
+                cells += count_cells(stream, values[:, column])
 
     @property
     def counts(self) -> tuple[NDArray[np.int64], ...]:
         """As `counts.count_window` counts all rows."""
-        numeric, cells = iter(dyadic_sums(self._reached, self._rows)), iter(self._cells)
+        numeric = iter(dyadic_sums(self._reached, self._rows))
         return tuple(
-            next(numeric) if isinstance(stream, NumericStream) else next(cells)
-            for stream in self._streams
+            self._cells[column] if column in self._cells else next(numeric)
+            for column in range(len(self._streams))
         )
 
 

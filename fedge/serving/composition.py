@@ -25,7 +25,7 @@ from fedge.serving.marks import Marks
 from fedge.serving.probes import ProbeResult, probe
 from fedge.serving.record_ids import block_numbering, id_prefix
 from fedge.serving.release import load_release
-from fedge.serving.ring import RingWriter, open_writer
+from fedge.serving.ring import LARGEST_SLOT, RingWriter, open_writer
 from fedge.serving.ring_file import RowLayout
 from fedge.serving.stats import WorkerStats, stats_path
 from fedge.serving.tls import ServerTls
@@ -85,7 +85,8 @@ def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
     block_of = block_numbering(block_length, own.window_slots)
     ring = _ring(own, task)
     stats = _stats(own, slot, release.manifest.counter)
-    direct = DirectEngine(release, ring, block_of, time.time)
+    # Ids of rows that nobody observes must not name rows that somebody did, before or later.
+    direct = DirectEngine(release, ring, block_of, time.time, unobserved=LARGEST_SLOT)
     batcher = _batcher(direct, own.batching)
     engine: Engine = batcher or direct
     if stats is not None:

@@ -76,6 +76,7 @@ class DirectEngine:
         ring: where rows go; None observes nothing: slots are then counted in memory.
         block_of: which block a slot belongs to.
         clock: seconds since the epoch.
+        unobserved: the first slot where nothing is observed.
     """
 
     def __init__(
@@ -84,12 +85,14 @@ class DirectEngine:
         ring: RingWriter | None,
         block_of: BlockOf,
         clock: Callable[[], float],
+        *,
+        unobserved: int = 0,
     ) -> None:
         self.outputs = release.model.outputs
         self._counter = release.manifest.counter
         self._append = self._count if ring is None else ring.append
         self._block_of, self._clock = block_of, clock
-        self._next_slot = 0
+        self._next_slot = unobserved
 
     async def infer(self, inputs: Inputs, marks: Marks) -> Served:
         return self.serve(inputs, marks)

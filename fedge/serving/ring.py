@@ -479,7 +479,7 @@ def open_writer(path: Path, layout: RowLayout, capacity: int) -> RingWriter:
     try:
         return RingWriter(path, layout, capacity)
     except StateError as error:
-        if not path.exists():
+        if isinstance(error.__cause__, OSError):  # the disk, not what lies on it
             raise
         if _in_use(path):
             raise TaskError(f"a worker is writing into the ring there: {error}") from error

@@ -193,17 +193,20 @@ def create_ring(path: Path, layout: RowLayout, capacity: int) -> None:
         with _alone(path.parent):
             if path.exists():
                 return
-            # One name for all: what a killed process left of it is written over.
-            with part.open("wb") as file:
-                # Blocks are taken now: a full disk must not become a SIGBUS while serving.
-                os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
-                file.write(header)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
+            try:
+                # One name for all: what a killed process left of it is written over.
+                with part.open("wb") as file:
+                    # Blocks are taken now: a full disk must not become a SIGBUS while serving.
+                    os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
+                    file.write(header)
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(path)
+            except OSError:
+                with contextlib.suppress(OSError):
+                    part.unlink(missing_ok=True)
+                raise
     except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
         raise StateError(f"cannot create the ring {path}: {error}") from error
 
 

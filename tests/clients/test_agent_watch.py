@@ -18,7 +18,7 @@ from fedge.identity import Envelope
 from fedge.profiles.wire import decode_report
 from fedge.records import GatewayStatus, WindowReport
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
-from fedge.serving.ring import open_writer
+from fedge.serving.ring import RingReader, open_writer
 from fedge.serving.ring_file import RingFile, RowLayout
 
 MakeGateway = Callable[..., Gateway]
@@ -397,6 +397,24 @@ def open_rows(gateway: Gateway) -> int:
     assert gateway.agent is not None
     window = gateway.agent.watcher._cutter.open
     return 0 if window is None else window.rows
+
+
+def test_a_ring_that_was_replaced_meanwhile_is_recognised(make_gateway: MakeGateway) -> None:
+    """Also where the position in the old one exists in the new one: no row of it is passed over."""
+    gateway = make_gateway(noise=ExactNoise(), ring_slots=64)
+    gateway.serve(WINDOW)
+    drain(gateway)
+    gateway.close()
+    gateway.writer_path.unlink()
+    renew_ring(gateway)
+    reader = RingReader(gateway.writer_path)
+    reader.never_below(WINDOW)
+    reader.close()
+    gateway.serve(WINDOW + 5)
+    gateway.start()
+    drain(gateway)
+
+    assert sum(map(counted, reports(gateway))) + open_rows(gateway) == 2 * WINDOW + 5
 
 
 def test_damaged_records_are_counted_not_believed(make_gateway: MakeGateway) -> None:

@@ -241,28 +241,40 @@ class Watcher:
         try:
             reader = open_reader(self._ring)
         except StateError as error:
+            if isinstance(error.__cause__, OSError):  # the disk, not what lies on it
+                raise
             self._give_up(error)
             return None
         if reader is None:
             return None
         floor = self._next_slot
-        try:
-            rows, _ = reader.read(self._position, 0)
-        except StateError as error:
+        if self._is_another(reader):
             # The file is never synced: after a power failure it may be gone or older.
-            log.warning("the ring is not the one read before, going on with it: %s", error)
+            log.warning("the ring is not the one read before, going on with it")
             if self._position != LEFT_BEHIND and self._progress.edge is not None:
                 floor += self._spare_slots
             if self._position not in (NO_POSITION, LEFT_BEHIND):
                 self._count_lost(1)
             self._begin(reader.position)
-            rows, _ = reader.read(self._position, 0)
+        rows, _ = reader.read(self._position, 0)
         # Slots that a lost ring gave out must not be given out again; skipped, they are dropped.
         reader.never_below(floor)
         reader.release(self._position)
         self._read_rows = max(1, min(READ_ROWS, READ_BYTES // rows.dtype.itemsize))
         self._reader = reader
         return reader
+
+    def _is_another(self, reader: RingReader) -> bool:
+        """Whether the ring is not the one in which the position was noted."""
+        released = self._position - reader.position
+        try:
+            reader.read(self._position, 0)
+            # A kill may have come between the note and the release; those windows are final.
+            rows, _ = reader.read(reader.position, max(released, 0))
+        except StateError:
+            return True
+        first_open = 0 if self._progress.edge is None else self._progress.edge.slot
+        return bool(((rows["kind"] == OBSERVATION) & (rows["slot"] >= first_open)).any())
 
     def _present_inode(self) -> int:
         try:
@@ -273,11 +285,12 @@ class Watcher:
     def _give_up(self, error: StateError) -> None:
         """Remove a ring that cannot be read; the next worker makes a new one."""
         log.error("what waited in a damaged ring is lost: %s", error)
-        self._count_lost(1)
         try:
             self._ring.unlink(missing_ok=True)
         except OSError as refused:
             raise StateError(f"cannot remove the damaged ring {self._ring}: {refused}") from refused
+        self._count_lost(1)
+        self._watch_state.position_moved(NO_POSITION)
         self._progress = self._watch_state.read(self._clock, self._window_s)
         self._begin(NO_POSITION)
 
@@ -371,6 +384,7 @@ class Watcher:
             return 1
         log.warning("another ring is in place of the one read before, going over to it")
         next_slot = self._next_slot
+        self._watch_state.position_moved(LEFT_BEHIND)
         self.close()
         self._begin(LEFT_BEHIND)
         self._next_slot = next_slot

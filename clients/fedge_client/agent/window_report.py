@@ -21,7 +21,7 @@ from fedge.privacy.ledger import FEATURES, Ledger, Reservation
 from fedge.privacy.noise import Noise
 from fedge.profiles.counts import feature_counts, join, window_event
 from fedge.profiles.sketches import KllProfile
-from fedge.profiles.streams import stream_values
+from fedge.profiles.streams import StreamReader
 from fedge.profiles.table import WindowProfile
 from fedge.profiles.windows import WindowSpan
 from fedge.profiles.wire import encode_report
@@ -159,7 +159,7 @@ def _profiled(
     rows: Records, watched: npt.NDArray[np.bool_], installed: Installed
 ) -> tuple[WindowProfile, npt.NDArray[np.int32]]:
     """Sketch and count the watched rows, and predict the class of all, in pieces."""
-    profile = WindowProfile(installed.reference)
+    profile, streams = WindowProfile(installed.reference), StreamReader(installed.task)
     predictions = np.empty(len(rows), dtype=np.int32)
     for start in range(0, len(rows), profile.piece_rows):
         piece = slice(start, start + profile.piece_rows)
@@ -167,8 +167,7 @@ def _profiled(
         predictions[piece] = scores.predictions
         chosen = _chosen(watched[piece])
         profile.update(
-            stream_values(
-                installed.task,
+            streams.values(
                 scores.features[chosen],
                 scores.predictions[chosen],
                 scores.confidence[chosen],
