@@ -7,7 +7,7 @@ TORCH_VERSION := 2.13.0
 ARGS ?=
 AREA ?= loop
 
-.PHONY: setup demo test check bench notebooks clean
+.PHONY: setup demo test check bench bench-peers soak study notebooks clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -25,8 +25,9 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@FEDGE_SETUP_SECONDS=$$(cat $(READY)) $(BIN)/fedge demo $(ARGS)
 
+# Two processes, a file each at a time: what a file's tests share is made once.
 test: $(READY)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
@@ -34,9 +35,21 @@ check: $(READY)
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.run --area $(AREA) $(ARGS)
 
+# The peers go into environments of their own (.peers), because they need older libraries; wrk loads the servers.
+bench-peers: $(READY)
+	@$(BIN)/python -m benchmarks.peers
+	@command -v wrk >/dev/null || echo "wrk is missing: install your distribution's package of that name" >&2
+
+# What takes longer than a test run may.
+soak: $(READY)
+	@$(BIN)/python -m benchmarks.run --area gateway --only soak $(ARGS)
+
+study: $(READY)
+	@$(BIN)/python -m benchmarks.run --area study $(ARGS)
+
 notebooks: $(READY)
 	@$(BIN)/python -m pytest tests/notebooks $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .peers runs build dist .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

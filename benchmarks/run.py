@@ -21,7 +21,7 @@ AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
 }
 PRINTED = (
     *("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy"),
-    *("datasketches", "uvicorn", "uvloop", "orjson"),
+    *("datasketches", "httptools", "uvloop", "orjson"),
 )
 
 

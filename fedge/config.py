@@ -128,6 +128,10 @@ class EscalationSettings(Settings):
     ca_file: Path | None = None
 
 
+RING_WINDOWS = 3
+"""Full windows that the ring must have room for."""
+
+
 class ServedModelSettings(Settings):
     """A further model that a gateway serves (`[[models]]` in `gateway.toml`).
 
@@ -251,6 +255,16 @@ class GatewaySettings(Settings):
         families = [self.family, *(model.family for model in self.models)]
         if len(set(families)) != len(families):
             raise ValueError("a model family is served once")
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_windows(self) -> Self:
+        # An open window waits in the ring, and from half full on the ring thins what it takes.
+        if self.ring_slots < RING_WINDOWS * self.window_slots:
+            raise ValueError(
+                f"ring_slots must be at least {RING_WINDOWS} x window_slots, here "
+                f"{RING_WINDOWS * self.window_slots}"
+            )
         return self
 
     @property

@@ -30,7 +30,7 @@ from benchmarks.figures import Figure
 from benchmarks.gateway import site
 from fedge.config import GatewaySettings
 from fedge.privacy.policy import read_policy
-from fedge.records.purposes import purpose_bits
+from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving.engine import DirectEngine
 from fedge.serving.marks import Marks
 from fedge.serving.record_ids import block_numbering
@@ -42,7 +42,7 @@ from fedge.serving.scoring import OUTPUTS
 FEATURES, RING_SLOTS = 64, 65_536
 LARGE, SMALL = 20_000, 1_000
 """Slots of a window."""
-REPEATS, ROWS = 9, 60_000
+REPEATS, ROWS = 7, 40_000
 """Turns, and rows of one turn."""
 BURST = 1_000
 GOAL_US = 5.0
@@ -68,8 +68,13 @@ class Cost:
 
 
 def measure() -> list[Figure]:
-    """gw-overhead: at 64 features and batch 1, for large windows and, in words, for small ones."""
-    large, small = cost(LARGE), cost(SMALL)
+    """gw-overhead: monitoring at batch 1 and 64 features, in large windows.
+
+    In words beside it: small windows, and what it costs to keep the rows for training as well.
+    """
+    watched = INFERENCE | MONITORING
+    large, small = cost(LARGE, watched), cost(SMALL, watched)
+    kept = cost(LARGE, watched | TRAINING)
     return [
         Figure(
             id="gw-overhead",
@@ -77,7 +82,8 @@ def measure() -> list[Figure]:
                 f"agent + worker CPU per observed row, {FEATURES} features, batch 1, windows of "
                 f"{LARGE:,}: worker {large.engine - large.bare:.2f} over session.run's "
                 f"{large.bare:.2f}, agent {large.agent:.2f}, {large.observed:.1%} observed; "
-                f"windows of {SMALL:,}: {small.overhead:.2f}"
+                f"windows of {SMALL:,}: {small.overhead:.2f}; rows kept for training, too "
+                f"(Parquet, {LARGE:,}): {kept.overhead:.2f}"
             ),
             ours=large.overhead,
             peer=large.bare,
@@ -89,8 +95,8 @@ def measure() -> list[Figure]:
     ]
 
 
-def cost(window_slots: int) -> Cost:
-    """Measure with windows of so many slots, in new processes.
+def cost(window_slots: int, purposes: int) -> Cost:
+    """Measure with windows of so many slots, and rows of these purposes, in new processes.
 
     Raises:
         RuntimeError: the agent ended or fell behind.
@@ -102,7 +108,7 @@ def cost(window_slots: int) -> Cost:
         site.make_folder(home / "gw", candidate, window_slots=window_slots, ring_slots=RING_SLOTS)
         config = home / "gw" / "gateway.toml"
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.gateway.overhead", str(config)],
+            [sys.executable, "-m", "benchmarks.gateway.overhead", str(config), str(purposes)],
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             stdout=subprocess.PIPE,
             check=True,
@@ -140,7 +146,7 @@ def _cpu_of(pid: int) -> float:
 class _Worker:
     """Scores rows one at a time, by one of two ways."""
 
-    def __init__(self, settings: GatewaySettings) -> None:
+    def __init__(self, settings: GatewaySettings, marks: Marks) -> None:
         release = load_release(settings.state_dir / "slots" / "A", settings)
         self._session, self._name = release.model._session, release.task.input.name
         self._ring = RingWriter(
@@ -150,7 +156,7 @@ class _Worker:
             read_policy(settings.state_dir / "policy.toml").block, settings.window_slots
         )
         self._engine = DirectEngine(release, self._ring, block_of, time.time)
-        self._marks = Marks(purpose_bits(release.task.purposes))
+        self._marks = marks
         drawn = np.random.default_rng(0).normal(size=(BURST, 1, FEATURES))
         self._rows = list(drawn.astype(np.float32))
 
@@ -160,12 +166,9 @@ class _Worker:
             run(OUTPUTS, {name: row})
 
     def observed(self) -> None:
-        infer, marks = self._engine.infer, self._marks
+        serve, marks = self._engine.serve, self._marks
         for row in self._rows:
-            try:  # nothing in it waits, so that no event loop is needed
-                infer(row, marks).send(None)
-            except StopIteration:
-                continue
+            serve(row, marks)
 
     @property
     def dropped(self) -> int:
@@ -208,9 +211,10 @@ def main() -> int:
     """The worker's side, beside its agent: prints what each turn cost as JSON."""
     parser = argparse.ArgumentParser(prog="overhead")
     parser.add_argument("config", type=Path)
-    config = parser.parse_args().config
-    settings = GatewaySettings.load(config)
-    worker = _Worker(settings)
+    parser.add_argument("purposes", type=int)
+    options = parser.parse_args()
+    config, settings = options.config, GatewaySettings.load(options.config)
+    worker = _Worker(settings, Marks(options.purposes))
     ring = RingReader(settings.state_dir / "ring.bin")
     with _agent(config) as agent:
         _turn(worker, ring, agent)  # warm-up

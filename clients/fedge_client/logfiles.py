@@ -8,6 +8,7 @@ lost. Standard library alone.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from pathlib import Path
@@ -18,10 +19,22 @@ log = logging.getLogger(__name__)
 MAX_LOG_BYTES = 8 * 2**20
 
 
+DISK_REFUSES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+
 def open_log(path: Path) -> BinaryIO:
-    """The file to append to; its folder is made where it is missing."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path.open("ab")
+    """The file to append to; its folder is made where it is missing.
+
+    A disk that refuses must not keep a process from starting: then it is the standard error.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("ab")
+    except OSError as error:
+        if error.errno not in DISK_REFUSES:
+            raise
+        log.error("no log is kept for now: %s", error)
+        return os.fdopen(os.dup(2), "wb")
 
 
 def rotate(folder: Path, max_bytes: int = MAX_LOG_BYTES) -> None:

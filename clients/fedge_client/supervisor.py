@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import errno
 import fcntl
 import json
 import logging
@@ -264,8 +265,14 @@ def _in_words(keeper: SlotKeeper) -> str:
 
 def _own(state_dir: Path) -> object:
     """Keep a second supervisor out for as long as the answer is held."""
+    path = state_dir / "supervisor.lock"
     try:
-        handle = (state_dir / "supervisor.lock").open("a")
+        try:
+            handle = path.open("a")
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            handle = path.open()  # a lock writes nothing, and serving needs no more
     except OSError as error:
         raise StateError(f"cannot use {state_dir}: {error}") from error
     try:

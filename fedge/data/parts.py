@@ -29,6 +29,10 @@ Numbers = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 
+_ELEMENT = b"element"
+"""Names the numpy type of a column of vectors in its metadata."""
+
+
 class DamagedPartError(StateError):
     """A part is missing or its bytes are not those that were written; its rows are lost."""
 
@@ -94,18 +98,20 @@ class Rows:
 
 def encode_part(rows: Rows) -> bytes:
     """The Parquet bytes of a window's rows."""
-    columns = {"slot": pa.array(rows.slots)}
+    columns = [_plain("slot", pa.array(rows.slots))]
     if rows.width:
-        columns["input"] = _vectors(rows.inputs)
+        columns.append(_vectors("input", rows.inputs))
     if rows.features.shape[1]:
-        columns["feature"] = _vectors(rows.features)
-    columns["prediction"] = pa.array(rows.predictions.astype(np.int64))
-    columns["subject"] = pa.FixedSizeBinaryArray.from_buffers(
+        columns.append(_vectors("feature", rows.features))
+    columns.append(_plain("prediction", pa.array(rows.predictions.astype(np.int64))))
+    subjects = pa.FixedSizeBinaryArray.from_buffers(
         pa.binary(PSEUDONYM_BYTES), len(rows), [None, pa.py_buffer(rows.subjects.tobytes())]
     )
+    columns.append(_plain("subject", subjects))
+    fields, arrays = zip(*columns, strict=True)
     sink = pa.BufferOutputStream()
     pq.write_table(
-        pa.table(columns),
+        pa.table(list(arrays), schema=pa.schema(fields)),
         sink,
         use_dictionary=False,
         write_statistics=False,
@@ -211,10 +217,14 @@ def column(table: pa.Table, name: str) -> Integers:
 
 def vectors(table: pa.Table, name: str) -> Numbers:
     """A column of vectors, [n, D], in the type it was written with."""
-    flat = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    width = table.schema.field(name).type.list_size
-    found: Numbers = flat.reshape(table.num_rows, width)
-    return found
+    field, joined = table.schema.field(name), table[name].combine_chunks()
+    if pa.types.is_fixed_size_list(field.type):  # as earlier versions wrote them
+        flat: Numbers = joined.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(table.num_rows, field.type.list_size)
+    dtype = np.dtype(field.metadata[_ELEMENT].decode())
+    size, start = field.type.byte_width, joined.offset * field.type.byte_width
+    data = memoryview(joined.buffers()[1])[start : start + table.num_rows * size]
+    return np.frombuffer(data, dtype).reshape(table.num_rows, size // dtype.itemsize)
 
 
 def subjects(table: pa.Table) -> Bytes:
@@ -225,7 +235,16 @@ def subjects(table: pa.Table) -> Bytes:
     return np.frombuffer(joined, dtype=np.uint8).reshape(-1, PSEUDONYM_BYTES)
 
 
-def _vectors(array: Numbers) -> pa.Array:
-    """[n, ...] as n lists of a fixed length."""
-    flat = pa.array(np.ascontiguousarray(array).ravel())
-    return pa.FixedSizeListArray.from_arrays(flat, math.prod(array.shape[1:]))
+def _plain(name: str, array: pa.Array) -> tuple[pa.Field, pa.Array]:
+    return pa.field(name, array.type), array
+
+
+def _vectors(name: str, array: Numbers) -> tuple[pa.Field, pa.Array]:
+    """[n, ...] as n byte strings of one length, and the column with the type of their elements.
+
+    Three times cheaper to write than lists, for each of whose elements Parquet keeps levels.
+    """
+    rows = np.ascontiguousarray(array)
+    kind = pa.binary(rows.itemsize * math.prod(rows.shape[1:]))
+    made = pa.FixedSizeBinaryArray.from_buffers(kind, len(rows), [None, pa.py_buffer(rows)])
+    return pa.field(name, kind, metadata={_ELEMENT: rows.dtype.str.encode()}), made

@@ -100,7 +100,12 @@ class DirectEngine:
     def serve(self, inputs: Inputs, marks: Marks) -> Served:
         """`infer` for callers without an event loop."""
         logits, features = self.outputs(inputs)
-        served = self.observe(inputs, marks, logits, features)
+        if len(logits) > 1:
+            served = self.observe(inputs, marks, logits, features)
+        else:  # the same, without the price of a call and a loop
+            now, block_of = self._clock(), self._block_of
+            first = self._append(block_of, self._counter, now, marks, inputs, logits, features)
+            served = Served(first, [block_of(first, now)], logits, features)
         if not all_finite(logits):
             # It was served a slot and is observed as unknown; the caller gets no number for it.
             raise not_finite()
@@ -114,8 +119,6 @@ class DirectEngine:
         """
         now, block_of = self._clock(), self._block_of
         first = self._append(block_of, self._counter, now, marks, inputs, logits, features)
-        if len(logits) == 1:
-            return Served(first, [block_of(first, now)], logits, features)
         blocks = [block_of(slot, now) for slot in range(first, first + len(logits))]
         return Served(first, blocks, logits, features)
 

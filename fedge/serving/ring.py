@@ -13,10 +13,10 @@ clears it, and what a row's purposes do not ask for is not written at all.
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import time
 from collections.abc import Callable
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock, lockf
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from fedge.serving.ring_file import (
     PAGE,
     RECORD_HEAD,
     STATE,
-    STATES,
+    STATE_PLACES,
     TAIL,
     Records,
     RingFile,
@@ -93,7 +93,7 @@ class RingWriter:
             ring.close()
             raise StateError(f"{path} holds rows of {made_for}, not {layout}")
         # Says that a process writes here, until it ends; `flock` keeps writers from each other.
-        fcntl.lockf(ring.handle, fcntl.LOCK_SH, 1)
+        lockf(ring.handle, LOCK_SH, 1)
         # Any: the stubs do not know that arrays are buffers.
         self._memory: Any = ring.memory
         self._words, self._handle = ring.words, ring.handle
@@ -102,7 +102,8 @@ class RingWriter:
         # Made once: looking a field up costs as much as writing a row of it.
         records = ring.records
         self._fields = {name: records[name] for name in records.dtype.names or ()}
-        self._spans = Spans.of(layout)
+        self._spans = spans = Spans.of(layout)
+        self._no_inputs = bytes(spans.inputs_end - spans.inputs)
         self._generation = -1
         self._head = self._next_slot = self._dropped = self._dropped_labels = 0
         self._clear_unpublished()
@@ -134,14 +135,15 @@ class RingWriter:
         """
         # Inline and with few look-ups: for one row every tenth of a microsecond shows.
         count = len(logits)
-        fcntl.flock(self._handle, fcntl.LOCK_EX)
+        flock(self._handle, LOCK_EX)
         try:
             words, memory = self._words, self._memory
             if words[GENERATION] != self._generation or words[FLOOR] > self._next_slot:
                 self._look()
             first, head = self._next_slot, self._head
             waiting = head - words[TAIL]
-            if count > 1 or waiting > self._unthinned or not marks.purposes & TRAINING:
+            purposes = marks.purposes
+            if count > 1 or waiting > self._unthinned or not purposes & (MONITORING | TRAINING):
                 dropped = self._write_rows(
                     (block_of, release, now, marks), waiting, inputs, logits, features
                 )
@@ -152,7 +154,7 @@ class RingWriter:
                 memory,
                 start,
                 OBSERVATION,
-                marks.purposes,
+                purposes,
                 release,
                 block_of(first, now),
                 first,
@@ -166,10 +168,23 @@ class RingWriter:
             memory[start + to_logits : start + to_features] = logits
             memory[start + to_features : start + features_end] = features
             if to_inputs < inputs_end:
-                memory[start + to_inputs : start + inputs_end] = inputs
-            self._publish(head + 1, first + 1, self._dropped)
+                kept = inputs if purposes & TRAINING else self._no_inputs
+                memory[start + to_inputs : start + inputs_end] = kept
+            generation = self._generation + 1  # from here on as `_publish`
+            STATE.pack_into(
+                memory,
+                STATE_PLACES[generation % 2],
+                head + 1,
+                first + 1,
+                self._dropped,
+                self._dropped_labels,
+            )
+            if not ORDERED_STORES:
+                self._ring.fence()
+            words[GENERATION] = generation
+            self._generation, self._head, self._next_slot = generation, head + 1, first + 1
         finally:
-            fcntl.flock(self._handle, fcntl.LOCK_UN)
+            flock(self._handle, LOCK_UN)
         return first
 
     def append_labels(
@@ -231,7 +246,7 @@ class RingWriter:
         generation = self._generation + 1
         STATE.pack_into(
             self._memory,
-            8 * STATES[generation % 2],
+            STATE_PLACES[generation % 2],
             *(head, next_slot, dropped, self._dropped_labels),
         )
         if not ORDERED_STORES:
@@ -489,18 +504,19 @@ def open_writer(path: Path, layout: RowLayout, capacity: int) -> RingWriter:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StateError(f"cannot remove the ring {path}: {error}") from error
-    writer = RingWriter(path, layout, capacity)
+    create_ring(path, layout, capacity)
     reader = RingReader(path)
     reader.never_below(next_slot)
     reader.close()
-    return writer
+    # Only now: a process that closes any handle of a file gives up its `lockf` on it.
+    return RingWriter(path, layout, capacity)
 
 
 def _in_use(path: Path) -> bool:
     """Whether another process writes into the ring."""
     try:
         with path.open("r+b") as file:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            lockf(file, LOCK_EX | LOCK_NB, 1)
     except (BlockingIOError, PermissionError):
         return True
     except OSError as error:

@@ -36,7 +36,9 @@ _FIXED = struct.Struct("=8sIIIII8sQ")
 """Magic, version, bytes of a record, classes, features, inputs, their type, capacity."""
 
 # Header words (8 bytes each). A cache line apart: the two sides must not slow each other down.
-GENERATION, TAIL, FLOOR, STATES = 8, 16, 17, (24, 32)
+GENERATION, TAIL, FLOOR = 8, 16, 17
+STATE_PLACES = (192, 256)
+"""Bytes from the file's start at which the two copies of the state lie."""
 
 RECORD_HEAD = struct.Struct(f"@BBIqqddi{SUBJECT_BYTES}s")
 """A record before its arrays: kind, purposes, release, block, slot, time, steady, label, subject.
@@ -288,7 +290,7 @@ class RingFile:
         while True:
             generation = words[GENERATION]
             self.fence()
-            state = RingState(*STATE.unpack_from(self.memory, 8 * STATES[generation % 2]))
+            state = RingState(*STATE.unpack_from(self.memory, STATE_PLACES[generation % 2]))
             self.fence()
             # Unchanged: nobody can have begun to overwrite this copy.
             if words[GENERATION] == generation:
@@ -303,7 +305,7 @@ class RingFile:
     def publish(self, state: RingState) -> None:
         """Make `state`, and all records written before, visible at once. Needs the lock."""
         generation = self.words[GENERATION] + 1
-        STATE.pack_into(self.memory, 8 * STATES[generation % 2], *state)
+        STATE.pack_into(self.memory, STATE_PLACES[generation % 2], *state)
         self.fence()
         self.words[GENERATION] = generation
 

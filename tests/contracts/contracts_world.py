@@ -408,4 +408,4 @@ def _features(state_dir: Path) -> npt.NDArray[np.float32]:
     """The first stored record's features, exactly as the model computed them."""
     part = sorted((state_dir / "blocks").glob("*/*.parquet"))[0]
     column = pq.read_table(part).column("feature")[0].as_py()
-    return np.asarray(column, dtype=np.float32).ravel()
+    return np.frombuffer(column, dtype=np.float32)

@@ -56,7 +56,7 @@ def imported(module: str) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.parametrize("module", ["fedge_client.agent.__main__", "fedge.serving.worker"])
+@pytest.mark.parametrize("module", ["fedge_client.agent.process", "fedge.serving.worker"])
 def test_resident_processes_load_nothing_heavy(module: str) -> None:
     """Agent and worker live for months beside the owner's own work."""
     assert sorted(set(HEAVY) & set(imported(module)["loaded"])) == []

@@ -151,7 +151,10 @@ def test_a_round_asked_again_gives_no_second_noise(world: World) -> None:
 
 
 def _column(part: Path, name: str) -> np.ndarray:
-    return np.array(pq.read_table(part).column(name).to_pylist(), dtype=np.float32)
+    """One column; vectors are kept as the bytes of float32 numbers."""
+    rows = pq.read_table(part).column(name).to_pylist()
+    vectors = [np.frombuffer(row, np.float32) if isinstance(row, bytes) else row for row in rows]
+    return np.array(vectors, dtype=np.float32)
 
 
 def _counts(features: object, name: str) -> tuple[int, ...]:

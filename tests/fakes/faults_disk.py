@@ -57,11 +57,18 @@ class FaultyDisk:
 
     library: Path
 
-    def environment(self, below: Path, log: Path, fault: Fault) -> dict[str, str]:
-        """What a program that is started with a fault needs in its environment."""
+    def environment(
+        self, below: Path, log: Path, fault: Fault, *, children: bool = False
+    ) -> dict[str, str]:
+        """What a program that is started with a fault needs in its environment.
+
+        Args:
+            children: the fault also holds in every process that it starts.
+        """
         held = "-" if fault.while_exists is None else str(fault.while_exists)
         parts = (str(below), str(log), held, *map(str, (int(fault.how), fault.first, fault.calls)))
-        return {"LD_PRELOAD": str(self.library), "FAULTY_DISK": "|".join(parts)}
+        found = {"LD_PRELOAD": str(self.library), "FAULTY_DISK": "|".join(parts)}
+        return {**found, "FAULTY_DISK_CHILDREN": "1"} if children else found
 
 
 def compiler() -> str | None:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow.parquet as pq
 from fakes.faults_disk import Fault, calls
 from fakes.faults_nursery import Nursery
@@ -54,7 +55,7 @@ from fedge.serving.ring_file import RowLayout
 from fedge.statefile import StateFile
 from fedge_client.admin_client import AdminClient, admin_socket
 
-ROWS, HALF, WINDOWS, BLOCK_WINDOWS = 43, 24, 4, 2
+ALL_ROWS, HALF, WINDOWS, BLOCK_WINDOWS = 43, 24, 4, 2
 LABELS = {1: 2, 12: 0, 23: 1, 25: 2, 39: 0, 41: 1}
 """Slot and class; the last one's window stays open."""
 DEADLINE_S = 30.0
@@ -99,6 +100,11 @@ class Centre:
         self._thread.join()
 
 
+def row_inputs() -> npt.NDArray[np.float32]:
+    """What a worker observed, by slot."""
+    return toy_inputs(100, seed=5)
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of the rows. Equal after every disturbance.
@@ -106,13 +112,15 @@ class Outcome:
     Attributes:
         windows: of each report, once: window, block, release, first slot, slots, dropped, counts.
         kept: slots, inputs and predictions of each stored window.
-        labels: by slot. charges: nano-units of each block, and of each window.
+        labels: by slot. charges: of each block.
+        given_up: windows withheld, records lost, envelopes dropped, damaged or refused.
     """
 
     windows: tuple[Any, ...]
     kept: dict[int, Any]
     labels: dict[int, int]
     charges: tuple[Any, ...]
+    given_up: tuple[int, ...]
 
 
 def template(folder: Path) -> GatewaySettings:
@@ -174,28 +182,25 @@ class FaultyGateway:
         self.state_dir = self.settings.state_dir
         self.log, self.stderr = folder / "calls.log", folder / "agent.log"
         self._nursery, self._centre = nursery, centre
-        self._inputs = toy_inputs(ROWS, seed=5)
-        self._fed = 0
+        self._inputs = row_inputs()
 
     # --- what a worker does ------------------------------------------------------------------
 
     def feed(self, rows: int, labels: bool = True) -> None:
         """Append the rows up to `rows`, and the labels that came by then."""
-        if rows <= self._fed:
-            return
         block_of = block_numbering(
             read_policy(self.state_dir / "policy.toml").block, self.settings.window_slots
         )
         ring = RingWriter(self.state_dir / "ring.bin", RowLayout.of(TASK), self.settings.ring_slots)
-        for slot in range(self._fed, rows):
+        first = ring.next_slot
+        for slot in range(first, rows):
             row = self._inputs[slot : slot + 1]
             features = np.array([[row.mean(), row.max()]], np.float32)
             ring.append(block_of, 1, time.time(), Marks(ALL), row, toy_logits(1, row), features)
-        due = {s: c for s, c in LABELS.items() if self._fed <= s < rows}
+        due = {s: c for s, c in LABELS.items() if first <= s < rows}
         if labels and due:
             ring.append_labels(np.array([*due]), np.array([*due.values()], np.int32))
         ring.close()
-        self._fed = rows
 
     # --- the agent ---------------------------------------------------------------------------
 
@@ -228,7 +233,7 @@ class FaultyGateway:
         self.feed(HALF)
         self.start(fault)
         if self.wait(lambda: self.reported() >= 2, "two reports"):
-            self.feed(ROWS)
+            self.feed(ALL_ROWS)
             self.wait(self.done, "all is reported")
         # One that is still starting has not learnt to end in peace.
         self.wait(self.answers, "the agent answers")
@@ -273,22 +278,31 @@ class FaultyGateway:
 
     def done(self) -> bool:
         """All windows are reported, their labels are filed, and nothing waits in the spool."""
-        if self.reported() < WINDOWS:
-            return False
         labels = len([slot for slot in LABELS if slot < WINDOWS * WINDOW_SLOTS])
-        ((filed,),) = self.rows("SELECT COUNT(*) FROM block_labels")
+        return self.told(WINDOWS) and len(self.labels()) >= labels
+
+    def told(self, windows: int) -> bool:
+        """The centre knows so many windows, and every entry of the ledger."""
+        if self.reported() < windows:
+            return False
         ((waiting,),) = self.rows("SELECT COUNT(*) FROM spool WHERE state = 'waiting'")
-        ((told,),) = self.rows("SELECT next_seq FROM audit_trail")
+        ((next_entry,),) = self.rows("SELECT next_seq FROM audit_trail")
         ((entries,),) = self.rows("SELECT COUNT(*) FROM ledger_entries")
-        return filed >= labels and waiting == 0 and told == entries
+        return bool(waiting == 0 and next_entry == entries)
+
+    def labels(self) -> dict[int, int]:
+        """Labels that joined their records, by slot."""
+        return dict(self.rows("SELECT slot, label FROM block_labels ORDER BY slot"))
 
     def outcome(self) -> Outcome:
         """Look at everything that is left, and check what must hold whatever happened."""
-        state = StateFile(self.state_dir / "state.sqlite")
-        try:
+        with contextlib.closing(StateFile(self.state_dir / "state.sqlite")) as state:
             return self._outcome(state)
-        finally:
-            state.close()
+
+    def kept(self) -> dict[int, Any]:
+        """The rows of each stored window; no file lies about that nobody knows."""
+        with contextlib.closing(StateFile(self.state_dir / "state.sqlite")) as state:
+            return self._kept(state)
 
     def _outcome(self, state: StateFile) -> Outcome:
         ledger = Ledger(
@@ -315,6 +329,17 @@ class FaultyGateway:
             kept=self._kept(state),
             labels=dict(state.rows("SELECT slot, label FROM block_labels ORDER BY slot")),
             charges=tuple(ledger.spendings()),
+            given_up=tuple(
+                int(count)
+                for query in (
+                    "SELECT withheld FROM watch",
+                    "SELECT lost FROM watch_lost",
+                    "SELECT COUNT(*) FROM spool WHERE state <> 'waiting'",
+                    "SELECT COALESCE(SUM(value), 0) FROM spool_counters"
+                    " WHERE name IN ('dropped', 'corrupt')",
+                )
+                for (count,) in state.rows(query)
+            ),
         )
 
     def _by_seq(self) -> dict[int, Envelope]:

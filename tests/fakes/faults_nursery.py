@@ -10,10 +10,12 @@ that counts can be compared: such gateways are simulated ones.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 import threading
@@ -81,11 +83,11 @@ class Nursery:
             cwd=Path(__file__).parent.parent,
             env={**os.environ, "LD_PRELOAD": str(disk.library), "OMP_NUM_THREADS": "1"},
         )
-        self._running = False
+        self._running: int | None = None
 
     def start(self, config: Path, below: Path, log: Path, stderr: Path, fault: Fault) -> int:
         """Start an agent; answers its process id."""
-        assert not self._running
+        self.end()
         order = {
             "config": str(config),
             "stderr": str(stderr),
@@ -98,8 +100,8 @@ class Nursery:
         }
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(order).encode() + b"\n")
-        self._running = True
-        return int(self._hear()["pid"])
+        self._running = int(self._hear()["pid"])
+        return self._running
 
     def ended(self, within_s: float) -> bool:
         """Whether the agent ended, or does so soon."""
@@ -108,10 +110,18 @@ class Nursery:
     def wait(self) -> int:
         """Wait until the agent ended; answers its exit status, negative for a signal."""
         status = int(self._hear()["status"])
-        self._running = False
+        self._running = None
         return os.waitstatus_to_exitcode(status)
 
+    def end(self) -> None:
+        """Kill the agent that a failed test left, if there is one."""
+        if self._running is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._running, signal.SIGKILL)
+            self.wait()
+
     def close(self) -> None:
+        self.end()
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.close()
         self._process.wait(timeout=30)

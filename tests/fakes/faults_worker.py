@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fakes.faults_disk import Fault, FaultyDisk
+from fakes.faults_disk import Fault, FaultyDisk, calls
 from fakes.gateways import Caller, toy_inputs
 from fakes.workers import WorkerProcess
 
@@ -25,9 +26,10 @@ class ServedGateway:
         self, config: Path, below: Path, disk: FaultyDisk, fault: Fault | None = None
     ) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0))
-        log = config.parent / "worker-calls.log"
+        self._log = config.parent / "worker-calls.log"
+        self._log.unlink(missing_ok=True)
         before = dict(os.environ)
-        os.environ.update(disk.environment(below, log, fault or Fault()))
+        os.environ.update(disk.environment(below, self._log, fault or Fault()))
         try:
             self.worker = WorkerProcess(config, "A", self._listening)
         finally:
@@ -54,10 +56,17 @@ class ServedGateway:
 
     def label(self, record_id: str, label: str) -> tuple[int, Any]:
         """Feed back a label; answers status and answer."""
-        body = f'{{"labels": [{{"record_id": "{record_id}", "label": "{label}"}}]}}'.encode()
+        body = f'{{"labels": [{{"id": "{record_id}", "label": "{label}"}}]}}'.encode()
         status, answer, _ = self._caller.ask("POST", "/fedge/v1/feedback", body)
         return status, answer
+
+    def calls(self) -> list[str]:
+        """What it did to files of the state directory."""
+        return calls(self._log)
 
     def close(self) -> None:
         self.worker.close()
         self._listening.close()
+
+
+Serve = Callable[..., ServedGateway]

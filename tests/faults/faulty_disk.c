@@ -54,7 +54,8 @@ __attribute__((constructor)) static void begin(void)
     char folder[PATH_MAX], log[PATH_MAX], held[PATH_MAX];
     int how;
     long first, count;
-    unsetenv("LD_PRELOAD"); /* what this process starts is not meant */
+    if (!getenv("FAULTY_DISK_CHILDREN"))
+        unsetenv("LD_PRELOAD"); /* what this process starts is not meant */
     if (text && sscanf(text, "%4095[^|]|%4095[^|]|%4095[^|]|%d|%ld|%ld", folder, log, held, &how,
                        &first, &count) == 6)
         faulty_disk(folder, log, strcmp(held, "-") ? held : "", how, first, count);

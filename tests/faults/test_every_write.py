@@ -1,254 +1,49 @@
 """An agent's process is killed at its writes, or a write is refused: nothing that counts changes.
 
 The writes are those of block store, ledger, spool and window state, which all come past the
-disk of `fakes.faults_disk`. Some are tried in every run, evenly and of every sort; all of
-them with `pytest tests/faults/test_every_write.py --every-write -n 2`.
+disk of `fakes.faults_disk`. Here some are tried, evenly and of every sort; every single one
+in `every_write.py` beside this file.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
-
 import pytest
-from fakes.faults_disk import Fault, How
-from fakes.faults_gateway import BLOCK_WINDOWS, DEADLINE_S, FaultyGateway, MakeFaulty, Outcome
-from fakes.gateways import WINDOW_SLOTS, toy_inputs, wait_until
+from fakes.faults_checks import Undisturbed, check_disturbed, check_erasing, sample
+from fakes.faults_disk import How
+from fakes.faults_gateway import FaultyGateway, MakeFaulty
 
-from fedge.errors import OutboundError, StateError
-from fedge.identity import Identity
-from fedge.privacy.ledger import Ledger
-from fedge.privacy.policy import read_policy
-from fedge.serving.record_ids import RecordId, id_prefix
-from fedge.statefile import StateFile
-
-KILLED, STOPPED, NOT_STARTED = -9, 0, 1
+KILLS = (How.KILL_BEFORE, How.KILL_WITHIN)
 
 
-@dataclass(frozen=True)
-class Undisturbed:
-    """What a run without any fault wrote, and what came of it."""
-
-    calls: tuple[str, ...]
-    outcome: Outcome
-
-
-@pytest.fixture(scope="module")
-def undisturbed(make_faulty: MakeFaulty) -> Undisturbed:
-    gateway = make_faulty()
-    assert gateway.run() == STOPPED, gateway.said()
-    return Undisturbed(tuple(gateway.calls()), gateway.outcome())
-
-
-def sorts_of(calls: Iterable[str]) -> dict[str, int]:
-    """One call of each sort (what it does to which sort of file): its number."""
-    return {re.sub(r"[0-9a-f]{8,}|[0-9]+", "*", call): number for number, call in enumerate(calls)}
-
-
-def sample(calls: tuple[str, ...], count: int, offset: int) -> list[int]:
-    """Numbers of `count` calls: those of a rare sort first, then others, evenly."""
-    rare = sorted(sorts_of(calls).values())
-    picked = rare[offset :: max(1, -(-len(rare) // (count // 2)))]
-    left = count - len(picked)
-    even = [(2 * index + 1 + offset % 2) * len(calls) // (2 * left + 1) for index in range(left)]
-    return sorted({*picked, *even})
-
-
-def check_disturbed(
-    make_faulty: MakeFaulty, undisturbed: Undisturbed, how: How, number: int
-) -> None:
-    """A run that is disturbed at one write, and another one after it if it ended."""
-    gateway = make_faulty()
-    ended = gateway.run(Fault(how, number))
-    told = f"{how.name} at {number}: {gateway.calls()[number : number + 1]}\n{gateway.said()}"
-    if how in (How.KILL_BEFORE, How.KILL_WITHIN):
-        assert ended in (KILLED, STOPPED), told
-    else:
-        # One that cannot start says so, and its supervisor tries again.
-        assert ended in (STOPPED, NOT_STARTED), told
-        assert "Traceback" not in gateway.said(), told
-    if ended != STOPPED:
-        assert gateway.run() == STOPPED, told
-    assert gateway.outcome() == undisturbed.outcome, told
-    shutil.rmtree(gateway.config.parent)
-
-
-@pytest.mark.parametrize("how", [How.KILL_BEFORE, How.KILL_WITHIN], ids=lambda how: how.name)
 def test_a_kill_at_a_write_changes_nothing(
-    make_faulty: MakeFaulty, undisturbed: Undisturbed, how: How
+    make_faulty: MakeFaulty, undisturbed: Undisturbed
 ) -> None:
     """The same windows, counts, rows, labels and charges; nothing released twice or for nothing."""
-    for number in sample(undisturbed.calls, 6, offset=how):
-        check_disturbed(make_faulty, undisturbed, how, number)
+    for how in KILLS:
+        for number in sample(undisturbed.calls, 4, offset=how):
+            check_disturbed(make_faulty, undisturbed, how, number)
 
 
-@pytest.mark.parametrize("how", [How.FULL, How.BROKEN], ids=lambda how: how.name)
-def test_a_refused_write_changes_nothing(
-    make_faulty: MakeFaulty, undisturbed: Undisturbed, how: How
-) -> None:
+def test_a_refused_write_changes_nothing(make_faulty: MakeFaulty, undisturbed: Undisturbed) -> None:
     """A full or broken disk at one write: the agent says so, tries again, and all is as it was."""
-    for number in sample(undisturbed.calls, 2, offset=how):
-        check_disturbed(make_faulty, undisturbed, how, number)
+    for how in (How.FULL, How.BROKEN):
+        for number in sample(undisturbed.calls, 2, offset=how):
+            check_disturbed(make_faulty, undisturbed, how, number)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [How.KILL_BEFORE, How.KILL_WITHIN], ids=lambda how: how.name)
-def test_kills_of_every_sort_change_nothing(
-    make_faulty: MakeFaulty, undisturbed: Undisturbed, how: How
+def test_kills_at_writes_of_every_sort_change_nothing(
+    make_faulty: MakeFaulty, undisturbed: Undisturbed
 ) -> None:
-    """As above, at a write of every sort."""
-    for number in sample(undisturbed.calls, 24, offset=0):
-        check_disturbed(make_faulty, undisturbed, how, number)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("part", range(8))
-@pytest.mark.parametrize(
-    "how",
-    [How.KILL_BEFORE, How.KILL_WITHIN, How.FULL, How.BROKEN, How.SHORT],
-    ids=lambda how: how.name,
-)
-def test_every_single_write(
-    make_faulty: MakeFaulty, request: pytest.FixtureRequest, how: How, part: int
-) -> None:
-    """As above, at every write there is."""
-    if not request.config.getoption("--every-write", False):
-        pytest.skip("only with --every-write")
-    undisturbed: Undisturbed = request.getfixturevalue("undisturbed")
-    for number in range(part, len(undisturbed.calls), 8):
-        check_disturbed(make_faulty, undisturbed, how, number)
-
-
-# --- erasing ------------------------------------------------------------------------------------
-
-STORED, WAITING = 12, 41
-"""Slots of two labelled rows to be erased: one in the block store, one of the open window."""
-
-
-class Erasing:
-    """A gateway that holds all rows, and is asked to erase two of them."""
-
-    def __init__(self, gateway: FaultyGateway) -> None:
-        self.gateway = gateway
-        self.state_dir = gateway.state_dir
-        prefix = id_prefix(Identity.load(self.state_dir / "identity.pem").fingerprint)
-        block = BLOCK_WINDOWS * WINDOW_SLOTS
-        self.ids = [str(RecordId(prefix, slot // block, slot)) for slot in (STORED, WAITING)]
-
-    def run(self, fault: Fault | None = None, *, ask: bool = True) -> int:
-        """Start the agent, ask it to erase; answers its exit status.
-
-        Args:
-            ask: False lets it only finish what was begun.
-        """
-        gateway = self.gateway
-        gateway.start(fault)
-        if gateway.wait(gateway.answers, "the agent answers"):
-            try:
-                if ask:
-                    self.asked_at = len(gateway.calls())
-                    gateway.admin.ask("erase", record_ids=self.ids)
-                else:
-                    wait_until(self._finished, DEADLINE_S, "unfinished erasures")
-            except (OutboundError, StateError):
-                assert fault is not None
-        return gateway.stop()
-
-    def _finished(self) -> bool:
-        return bool(self.gateway.admin.status()["local"]["unfinished_erasures"] == 0)
-
-    def begun(self) -> bool:
-        """Whether anything of the erasure is on the disk."""
-        return bool(self.gateway.rows("SELECT slot FROM block_tombstones"))
-
-    def traces(self) -> set[tuple[str, int]]:
-        """Files that hold the input values of a row that was to be erased, and its slot."""
-        rows = toy_inputs(43, seed=5)
-        return {
-            (path.relative_to(self.state_dir).as_posix(), slot)
-            for path in self.state_dir.rglob("*")
-            if path.is_file()
-            for slot in (STORED, WAITING)
-            if rows[slot].tobytes() in path.read_bytes()
-        }
-
-    def check_gone(self, told: str) -> None:
-        assert self.traces() == set(), told
-        assert self.gateway.rows("SELECT slot FROM block_labels ORDER BY slot") == [
-            (1,),
-            (23,),
-            (25,),
-            (39,),
-        ], told
-        left = [path for path in self.state_dir.rglob("*") if ".part" in path.name]
-        assert left == [], told
-        state = StateFile(self.state_dir / "state.sqlite")
-        try:
-            policy = read_policy(self.state_dir / "policy.toml")
-            ledger = Ledger(state, policy, clock=lambda: 2e9, simulated=True)
-            ledger.check_chain()
-            entries = map(json.loads, ledger.entries())
-            erased = [e["records"] for e in entries if e["kind"] == "erased"]
-        finally:
-            state.close()
-        # Nothing is counted twice. A row that was wiped from the ring, where nothing says whose it
-        # was any more, is not counted if a kill came before its number was written.
-        assert 1 <= sum(erased) <= 2, told
-
-
-def check_erasing(make_faulty: MakeFaulty, of: FaultyGateway, how: How, number: int) -> None:
-    erasing = Erasing(make_faulty(of))
-    assert erasing.run(Fault(how, number)) in (KILLED, STOPPED), erasing.gateway.said()
-    told = f"{how.name} at {number}: {erasing.gateway.calls()[-1:]}\n{erasing.gateway.said()}"
-    if erasing.begun():
-        assert erasing.run(ask=False) == STOPPED, told
-    else:
-        assert erasing.run() == STOPPED, told
-    erasing.check_gone(told)
-    shutil.rmtree(erasing.gateway.config.parent)
-
-
-@pytest.fixture(scope="module")
-def full(make_faulty: MakeFaulty) -> FaultyGateway:
-    """A gateway that holds all rows."""
-    gateway = make_faulty()
-    assert gateway.run() == STOPPED, gateway.said()
-    files = {path for path, _ in Erasing(gateway).traces()}
-    assert "ring.bin" in files and any(path.startswith("blocks/0/") for path in files)
-    return gateway
-
-
-@pytest.fixture(scope="module")
-def writes_of_erasing(make_faulty: MakeFaulty, full: FaultyGateway) -> range:
-    """Numbers of the calls that an undisturbed erasure makes."""
-    erasing = Erasing(make_faulty(full))
-    assert erasing.run() == STOPPED
-    erasing.check_gone("undisturbed")
-    return range(erasing.asked_at, len(erasing.gateway.calls()))
+    """As above, at more of them."""
+    for index, number in enumerate(sample(undisturbed.calls, 24, offset=0)):
+        check_disturbed(make_faulty, undisturbed, KILLS[index % 2], number)
 
 
 def test_an_erasure_that_is_killed_is_finished(
-    make_faulty: MakeFaulty, full: FaultyGateway, writes_of_erasing: range
+    make_faulty: MakeFaulty, ran: FaultyGateway, writes_of_erasing: range
 ) -> None:
     """Whatever was begun is made good by the next start: no copy, no label, one ledger entry."""
-    step = len(writes_of_erasing) // 5
+    step = len(writes_of_erasing) // 4
     for index, number in enumerate(writes_of_erasing[step // 2 :: step]):
-        check_erasing(make_faulty, full, (How.KILL_BEFORE, How.KILL_WITHIN)[index % 2], number)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("how", [How.KILL_BEFORE, How.KILL_WITHIN], ids=lambda how: how.name)
-def test_an_erasure_killed_at_every_single_write(
-    make_faulty: MakeFaulty, request: pytest.FixtureRequest, how: How
-) -> None:
-    """As above, at every write there is."""
-    if not request.config.getoption("--every-write", False):
-        pytest.skip("only with --every-write")
-    full: FaultyGateway = request.getfixturevalue("full")
-    for number in request.getfixturevalue("writes_of_erasing"):
-        check_erasing(make_faulty, full, how, number)
+        check_erasing(make_faulty, ran, KILLS[index % 2], number)

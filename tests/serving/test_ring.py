@@ -27,7 +27,7 @@ from fedge.serving.ring_file import (
     GENERATION,
     RECORD_HEAD,
     STATE,
-    STATES,
+    STATE_PLACES,
     RowLayout,
     record_dtype,
 )
@@ -178,6 +178,22 @@ def test_a_new_consumer_goes_on_where_the_last_one_released(tmp_path: Path) -> N
     second = RingReader(tmp_path / "ring.bin")
     assert second.position == 2 and second.next_slot == 2
     assert second.read(2, 10)[0]["slot"].tolist() == [2, 3, 4]
+
+
+def test_heads_are_the_numbers_of_the_same_records(tmp_path: Path) -> None:
+    """The short way to read answers positions and public facts as the long one does."""
+    ring = writer(tmp_path / "ring.bin", 16)
+    short, long = RingReader(tmp_path / "ring.bin"), RingReader(tmp_path / "ring.bin")
+    position = 0
+    for _ in range(9):  # past the end of the file and on from its start
+        append(ring, ring.next_slot, 4, subject=ANNA)
+        ring.append_labels(np.array([1]), np.array([1], np.int32))
+        heads, rows = short.read_heads(position, 99), long.read(position, 99)
+        assert heads[1] == rows[1] and short.next_slot == long.next_slot
+        for name in heads[0].dtype.names:
+            assert np.array_equal(heads[0][name], rows[0][name])
+        position = heads[1]
+        short.release(position)
 
 
 def test_a_foreign_position_is_refused(tmp_path: Path) -> None:
@@ -373,7 +389,7 @@ def test_a_half_written_state_is_never_seen(counters: list[int]) -> None:
         append(ring, 0, 3)
         inner = ring._ring
         before = inner.state()
-        STATE.pack_into(inner.memory, 8 * STATES[(inner.words[GENERATION] + 1) % 2], *counters)
+        STATE.pack_into(inner.memory, STATE_PLACES[(inner.words[GENERATION] + 1) % 2], *counters)
         assert RingReader(path)._ring.state() == before
         assert append(ring, 3, 1) == 3
         ring.close()

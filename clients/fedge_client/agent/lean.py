@@ -21,9 +21,13 @@ KEPT_BYTES = 32 * 2**20
 
 NICENESS = 10
 
-ABSENT = ("pandas",)
-"""pyarrow imports it to check types where it is installed; nothing here uses it, and it would
-stay in memory for months."""
+ABSENT = (
+    *("pandas", "cloudpickle"),
+    *("pyarrow._s3fs", "pyarrow._gcsfs", "pyarrow._azurefs", "pyarrow._hdfs"),
+)
+"""What pyarrow imports where it is installed and does without where it is not: type checks,
+pickles, and the object stores of four clouds. Nothing here uses them, and they would stay in memory
+for months."""
 
 
 class Without(importlib.abc.MetaPathFinder):

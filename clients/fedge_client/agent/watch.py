@@ -102,6 +102,7 @@ class Watcher:
         self._lock = threading.RLock()
         self._reader: RingReader | None = None
         self._inode, self._read_rows, self._more = 0, 1, False
+        self._dropped = self._dropped_labels = 0
         self._resume()
 
     # --- facts --------------------------------------------------------------------------
@@ -118,15 +119,13 @@ class Watcher:
 
     @property
     def dropped(self) -> int:
-        """Observations that the ring had no room for."""
-        with self._lock:
-            return self._reader.dropped if self._reader else 0
+        """Observations that the ring had no room for, as of the last poll."""
+        return self._dropped
 
     @property
     def dropped_labels(self) -> int:
-        """Labels that the ring had no room for."""
-        with self._lock:
-            return self._reader.dropped_labels if self._reader else 0
+        """Labels that the ring had no room for, as of the last poll."""
+        return self._dropped_labels
 
     @property
     def withheld(self) -> int:
@@ -301,6 +300,8 @@ class Watcher:
         began = self._clock.steady()
         rows, end = reader.read_heads(self._position, self._read_rows)
         self._more = len(rows) == self._read_rows
+        # Kept apart: whoever asks for facts waits for no window.
+        self._dropped, self._dropped_labels = reader.dropped, reader.dropped_labels
         if not len(rows) and self._present_inode() not in (0, self._inode):
             return self._leave_ring()
         positions = np.arange(self._position, end, dtype=np.int64)
