@@ -18,11 +18,21 @@ from fedge.models.hardware import hardware_class
 AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "loop": loop.measure,
     "gateway": gateway.measure,
+    "study": gateway.study,
 }
 PRINTED = (
     *("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy"),
     *("datasketches", "httptools", "uvloop", "orjson"),
 )
+
+
+def write_figures(target: Path, figures: Sequence[Figure]) -> None:
+    """Write figures; those of an earlier run that were not measured again stay."""
+    fresh = {figure.id: figure.to_json() for figure in figures}
+    kept = json.loads(target.read_text()) if target.exists() else []
+    known = {entry["id"]: fresh.pop(entry["id"], entry) for entry in kept}
+    entries = [*known.values(), *fresh.values()]
+    target.write_text(json.dumps(entries, indent=2) + "\n")
 
 
 def main() -> int:
@@ -34,7 +44,7 @@ def main() -> int:
     figures = AREAS[options.area](rest)
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / f"{options.area}.json"
-    target.write_text(json.dumps([figure.to_json() for figure in figures], indent=2) + "\n")
+    write_figures(target, figures)
     for figure in figures:
         print(figure.line())
     versions = ", ".join(f"{name} {version(name)}" for name in PRINTED)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from fedge.errors import SettingError
 from fedge.records import Name
+from fedge.records.base import first_fault
 
 
 class Settings(BaseModel):
@@ -41,9 +42,7 @@ class Settings(BaseModel):
         try:
             settings = cls.model_validate(values)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise SettingError(f"{name}: {where}: {first['msg']}") from error
+            raise SettingError(f"{name}: {first_fault(error, 'settings')}") from error
         return _anchored(settings, folder)
 
 
@@ -72,6 +71,9 @@ class LimitSettings(Settings):
         header_timeout_s, body_timeout_s: a client slower than this is disconnected.
         idle_timeout_s: an idle kept-alive connection is closed after it.
         max_connections: connections of one worker; more are refused.
+        max_connections_per_client: of these, those of one client address; more get 429. As each
+            has one request under way at most, this is also how many requests a client can have.
+            0 is no limit, as a gateway behind a proxy needs.
     """
 
     max_concurrent: int = Field(default=256, ge=1)
@@ -81,6 +83,7 @@ class LimitSettings(Settings):
     body_timeout_s: float = Field(default=30.0, gt=0)
     idle_timeout_s: float = Field(default=120.0, gt=0)
     max_connections: int = Field(default=1024, ge=1)
+    max_connections_per_client: int = Field(default=0, ge=0)
 
 
 class TlsSettings(Settings):
@@ -160,7 +163,8 @@ class RetentionSettings(Settings):
 
     Attributes:
         max_age_s: a block's files are deleted so long after its newest record arrived.
-        max_bytes: quota of the block store; beyond it the oldest window goes that no run reads.
+        max_bytes: quota of the block store; beyond it the oldest window goes that no run reads. A
+            window counts for what its rows take if all of them are kept.
     """
 
     max_age_s: float = Field(default=30 * 86400.0, gt=0)
@@ -205,6 +209,9 @@ class GatewaySettings(Settings):
         window_s: seconds after which a window closes also when it is not full; 0: only when full.
         ring_slots: observations that wait for the agent at most; more are dropped and counted.
         trial_s: seconds that a new release must serve before it is committed.
+        drain_s: seconds that a replaced worker waits for its callers' next request.
+        stop_delay_s: seconds that a gateway which is to stop says that it is not ready, and serves
+            all the same, so that whoever routes to it can send its callers elsewhere.
         feedback_slots: how many slots back a label is still accepted.
         monitoring: false serves without observing; there are then no windows and no records.
         log_format: `text`, or `json` for one object a line.
@@ -235,6 +242,7 @@ class GatewaySettings(Settings):
     status_interval_s: float = Field(default=30.0, gt=0)
     trial_s: float = Field(default=60.0, ge=0)
     drain_s: float = Field(default=10.0, gt=0)
+    stop_delay_s: float = Field(default=0.0, ge=0, le=60)
     feedback_slots: int = Field(default=100_000, ge=1)
     max_body_bytes: int = Field(default=4 * 2**20, ge=1024)
     max_batch: int = Field(default=256, ge=1)

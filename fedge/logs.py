@@ -2,7 +2,8 @@
 
 Standard library alone, because the supervisor uses it. What is logged are events and
 public facts, never a value that a request held: that is the callers' promise, and a
-test searches all logs for planted values.
+test searches all logs for planted values. For errors that nobody expected it is kept here:
+their kind and place are logged and not their text, which other libraries fill with values.
 """
 
 from __future__ import annotations
@@ -10,12 +11,33 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import threading
+import traceback
 from datetime import UTC, datetime
+from types import TracebackType
 
 TEXT_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
-class JsonLines(logging.Formatter):
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+
+
+class TextLines(logging.Formatter):
+    """A line for people; an error follows with kind and place, without its text."""
+
+    def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the library's name
+        lines: list[str] = []
+        told: set[int] = set()  # an error may be its own cause
+        error: BaseException | None = ei[1]
+        while error is not None and id(error) not in told:
+            told.add(id(error))
+            # As Python prints them: the first cause comes first.
+            lines = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}\n", *lines]
+            error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        return "".join(lines).rstrip("\n")
+
+
+class JsonLines(TextLines):
     """One JSON object a line: `at` (UTC), `level`, `logger`, `process`, `message`, `error`."""
 
     def __init__(self, process: str) -> None:
@@ -44,7 +66,18 @@ def log_to_stderr(process: str, log_format: str = "text") -> None:
         log_format: `text` or `json`, as the setting of that name.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        JsonLines(process) if log_format == "json" else logging.Formatter(TEXT_FORMAT)
-    )
+    handler.setFormatter(JsonLines(process) if log_format == "json" else TextLines(TEXT_FORMAT))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+
+
+def _log_uncaught(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    logging.getLogger(__name__).critical("ended by a bug", exc_info=(kind, error, trace))
+
+
+def _log_uncaught_in_thread(args: threading.ExceptHookArgs) -> None:
+    if args.exc_value is not None and args.exc_type is not SystemExit:
+        _log_uncaught(args.exc_type, args.exc_value, args.exc_traceback)

@@ -11,6 +11,7 @@ from benchmarks.figures import Figure
 from benchmarks.gateway import http, overhead, processes, profile, soak, tail
 
 WORK = Path("runs/bench/work")
+STUDY_S = 600.0
 
 MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "http": http.against_mlserver,
@@ -35,3 +36,10 @@ def measure(arguments: Sequence[str]) -> list[Figure]:
         print(f"measuring {name}", file=sys.stderr)
         figures += MEASURES[name](WORK)
     return figures
+
+
+def study(arguments: Sequence[str]) -> list[Figure]:
+    """What takes too long for the table: memory after ten minutes of traffic."""
+    argparse.ArgumentParser(prog="study").parse_args(arguments)
+    WORK.mkdir(parents=True, exist_ok=True)
+    return [processes.memory(WORK, seconds=STUDY_S)]

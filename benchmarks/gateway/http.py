@@ -145,7 +145,11 @@ def _json_and_binary(candidate: Candidate, *, seconds: float) -> tuple[float, fl
     name = candidate.task.input.name
     with tempfile.TemporaryDirectory() as folder:
         settings = site.make_folder(
-            Path(folder) / "gw", candidate, window_slots=50, ring_slots=256, max_body_bytes=8 * 2**20
+            Path(folder) / "gw",
+            candidate,
+            window_slots=50,
+            ring_slots=256,
+            max_body_bytes=8 * 2**20,
         )
         with site.running(settings) as ours:
             runs = interleaved(

@@ -241,6 +241,10 @@ class Worker(Child):
                         raise
                     before, looks_again = now, now == before
 
+    def unready(self) -> None:
+        """Have it say that it is not ready; it serves all the same."""
+        self._tell({"command": "unready"})
+
     def end_as_hung(self) -> None:
         """Kill it, and remember that this was its own doing."""
         self.hung = True

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import urllib3
 
@@ -128,7 +128,7 @@ def _disk(settings: GatewaySettings) -> Iterator[Finding]:
         yield Finding("disk", "fail", f"{folder} is missing", "run `fedge gateway init`")
         return
     free = shutil.disk_usage(folder).free
-    held = sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    held = sum(map(_size, folder.rglob("*")))
     want = settings.retention.max_bytes + settings.spool_bytes + SPARE_BYTES - held
     level: Level = "ok" if free >= want else "warn"
     if free < SPARE_BYTES:
@@ -140,6 +140,15 @@ def _disk(settings: GatewaySettings) -> Iterator[Finding]:
         "" if level == "ok" else "free some, or lower retention.max_bytes and spool_bytes",
     )
     yield _write_probe(folder)
+
+
+def _size(path: Path) -> int:
+    """Of a file; 0 for what is none, or gone meanwhile, as files of a running gateway may be."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
 def _write_probe(folder: Path) -> Finding:
@@ -169,8 +178,10 @@ def _write_probe(folder: Path) -> Finding:
 
 
 def _permissions(settings: GatewaySettings) -> Iterator[Finding]:
-    secrets = [settings.state_dir / "identity.pem", settings.state_dir / "subject.key"]
-    secrets += [p for p in (settings.token_file, settings.escalation.token_file) if p is not None]
+    states = [served.state_dir for served in settings.served]
+    secrets = [state / name for state in states for name in ("identity.pem", "subject.key")]
+    tokens = [settings.token_file, *(each.escalation.token_file for each in settings.served)]
+    secrets += [path for path in tokens if path is not None]
     secrets += [settings.tls.key] if settings.tls is not None else []
     for path in secrets:
         if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -217,6 +228,10 @@ def _state(settings: GatewaySettings) -> Iterator[Finding]:
         try:
             with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
                 (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        except sqlite3.OperationalError as error:  # locked, or not ours to read: no damage
+            todo = "look again as the user who runs the gateway, while it runs or is stopped"
+            yield Finding("state file", "unknown", f"{path}: {error}", todo)
+            continue
         except sqlite3.DatabaseError as error:
             verdict = str(error)
         if verdict == "ok":
@@ -289,16 +304,21 @@ def _get(url: str) -> urllib3.BaseHTTPResponse:
 
 
 def _processes(settings: GatewaySettings) -> Iterator[Finding]:
-    try:
-        facts = SupervisorClient(settings.runtime_dir / "supervisor.sock").status()
-    except FedgeError:
-        yield Finding("processes", "warn", "the gateway does not run", "fedge gateway run")
-        return
-    if facts.get("worker_pid") is None:
-        todo = "no release is installed yet, or it fails to start: see logs/worker-*.log"
-        yield Finding("worker", "fail", "no model is served", todo)
-    else:
-        yield Finding("worker", "ok", f"slot {facts['slot']}, {facts['worker_restarts']} restarts")
+    facts: dict[str, Any] = {}
+    for served in settings.served:
+        try:
+            facts = SupervisorClient(
+                settings.runtime_dir / "supervisor.sock", served.family
+            ).status()
+        except FedgeError:
+            yield Finding("processes", "warn", "the gateway does not run", "fedge gateway run")
+            return
+        if facts.get("worker_pid") is None:
+            todo = f"no release is installed yet, or see {served.state_dir / 'logs'}/worker-*.log"
+            yield Finding("worker", "fail", f"no model {served.family} is served", todo)
+        else:
+            seen = f"{served.family}: slot {facts['slot']}, {facts['worker_restarts']} restarts"
+            yield Finding("worker", "ok", seen)
     if facts.get("agent_pid") is None:
         yield Finding("agent", "fail", "it does not run", "see logs/agent.log")
     else:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sqlite3
 import tomllib
 import zipfile
@@ -36,6 +37,8 @@ QUERIES = {
 
 LOG_TAIL_BYTES = 256 * 1024
 SECRET_WORDS = ("token", "secret", "password", "key")
+IN_ADDRESS = re.compile(rb"(?<=://)[^/@\s\"]+@")
+"""User and password in an address, wherever it is told."""
 
 
 def export_state(settings: GatewaySettings, config: Path, target: Path) -> list[str]:
@@ -49,9 +52,11 @@ def export_state(settings: GatewaySettings, config: Path, target: Path) -> list[
     names: list[str] = []
     part = target.with_name(f".{target.name}.part")
     try:
+        part.unlink(missing_ok=True)
+        part.touch(mode=0o600, exist_ok=False)
         with zipfile.ZipFile(part, "w", zipfile.ZIP_DEFLATED) as archive:
             for name, data in _contents(settings, config):
-                archive.writestr(name, data)
+                archive.writestr(name, IN_ADDRESS.sub(b"(left out)@", data))
                 names.append(name)
         part.replace(target)
     except OSError as error:
@@ -119,10 +124,12 @@ def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:
     """Settings name files, not secrets; a key that looks like one is left out all the same."""
     kept: dict[str, Any] = {}
     for name, value in values.items():
-        if isinstance(value, dict):
-            kept[name] = _without_secrets(value)
-        elif any(word in name.lower() for word in SECRET_WORDS):
+        if any(word in name.lower() for word in SECRET_WORDS):
             kept[name] = "(left out)"
+        elif isinstance(value, dict):
+            kept[name] = _without_secrets(value)
+        elif isinstance(value, list):
+            kept[name] = [_without_secrets(v) if isinstance(v, dict) else v for v in value]
         else:
             kept[name] = value
     return kept

@@ -18,12 +18,12 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import os
 import signal
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from fedge.durable import write_file
 from fedge_client.children import STABLE_S, ChildFailedError, Worker, backoff_s
 from fedge_client.sockets import Doors
 from fedge_client.supervisor_settings import ServedModel
@@ -93,17 +93,7 @@ class Active:
 
     def write(self, path: Path) -> None:
         """Replace the file in one step; on disk when it returns."""
-        part = path.with_suffix(".part")
-        with part.open("wb") as file:
-            file.write(json.dumps(asdict(self)).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        write_file(path, json.dumps(asdict(self)).encode())
 
 
 class SlotKeeper:
@@ -150,7 +140,7 @@ class SlotKeeper:
         self._failures = self._kills = 0
         self._serving_since = self._answered = 0.0
         self._moved_to: object = None
-        self._stopping = False
+        self._leaving = self._stopping = False
 
     @property
     def trial_slot(self) -> str | None:
@@ -255,6 +245,12 @@ class SlotKeeper:
                 except OSError as error:
                     raise CommandError("failed", str(error)) from error
 
+    def leave(self) -> None:
+        """Say from now on that the model is not ready here, whichever worker serves it."""
+        self._leaving = True
+        if self.current is not None:
+            self.current.unready()
+
     async def stop(self, grace_s: float) -> None:
         """Let every worker finish its answers, and end it."""
         self._stopping = True
@@ -296,6 +292,8 @@ class SlotKeeper:
 
     def _serves(self, worker: Worker) -> None:
         self.current = worker
+        if self._leaving:
+            worker.unready()
         self._serving_since = self._answered = asyncio.get_running_loop().time()
 
     def _deaf_s(self, worker: Worker) -> float:

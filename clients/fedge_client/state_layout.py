@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
-from fedge.delivery.durable import write_file
+from fedge.durable import write_file
 from fedge.errors import StateError
 from fedge.records import TaskSchema
 

@@ -7,7 +7,8 @@ none survives the supervisor. The installer tells it over `runtime_dir/superviso
 slot to try and to serve; `ops` shows on loopback how everything is. Under systemd it takes
 the inference socket from a socket unit, says when it is ready, and feeds the watchdog. On
 the standard library alone, because it must neither grow nor break. SIGTERM and SIGINT end
-everything; what is being answered is answered first.
+everything, after `stop_delay_s` or at once when they come a second time; what is being answered is
+answered first.
 """
 
 from __future__ import annotations
@@ -110,6 +111,9 @@ class Supervisor:
         stopped = asyncio.ensure_future(stop.wait())
         done, _ = await asyncio.wait([stopped, *tasks], return_when=asyncio.FIRST_COMPLETED)
         self._notifier.stopping()
+        if done == {stopped}:
+            stop.clear()
+            await self._leave(stop)
         for task in (*tasks, stopped):
             task.cancel()
         await self._close()
@@ -172,6 +176,15 @@ class Supervisor:
         self._facts.port = self.port
         _write_port(runtime_dir / "port", self.port)
         await self._control.open()
+
+    async def _leave(self, at_once: asyncio.Event) -> None:
+        """Serve on for the stop delay, and say meanwhile that nothing is ready here."""
+        delay_s = self._settings.stop_delay_s
+        if delay_s > 0:
+            for keeper in self._keepers.values():
+                keeper.leave()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(at_once.wait(), delay_s)
 
     async def _close(self) -> None:
         self._control.close()

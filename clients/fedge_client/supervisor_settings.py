@@ -16,7 +16,7 @@ from fedge_client.children import python
 
 OPTIONAL = (
     *("host", "port", "ops_port", "superlink", "start_supernode", "train"),
-    *("drain_s", "family", "max_batch", "log_format"),
+    *("drain_s", "stop_delay_s", "family", "max_batch", "log_format"),
 )
 FAMILY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,63}")
 """As `fedge.records.Name`: no path, so a state folder named by it stays where it belongs."""
@@ -54,6 +54,7 @@ class SupervisorSettings:
     start_supernode: bool = True
     train: bool = True
     drain_s: float = 10.0
+    stop_delay_s: float = 0.0
     family: str = "digits"
     models: tuple[str, ...] = field(default=())
     max_batch: int = 256

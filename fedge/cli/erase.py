@@ -118,7 +118,8 @@ def _subjects(subject: str, subject_file: str) -> list[str]:
         return [subject] if subject else []
     try:
         data = sys.stdin.buffer.read() if subject_file == "-" else Path(subject_file).read_bytes()
-        found = [line for line in data.decode().split("\n") if line.strip()]
+        # Some editors begin a file with a mark, which is no part of the first name.
+        found = [line for line in data.decode("utf-8-sig").split("\n") if line.strip()]
     except OSError as error:
         raise SettingError(f"cannot read {subject_file}: {error}") from error
     except UnicodeDecodeError:

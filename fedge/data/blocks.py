@@ -27,6 +27,7 @@ from fedge.data.parts import (
     Rows,
     column,
     encode_part,
+    most_bytes,
     read_part,
     remove_files,
     vectors,
@@ -102,6 +103,7 @@ class BlockStore(Removal):
         subjects: Bytes | None = None,
         *,
         arrived: float | None = None,
+        present: int | None = None,
     ) -> None:
         """Keep the rows of a closed window; on disk when it returns.
 
@@ -117,6 +119,8 @@ class BlockStore(Removal):
             predictions: int [n], class indices.
             subjects: uint8 [n, 16], pseudonyms; None: about nobody.
             arrived: when the newest row arrived, seconds since the epoch; None: just now.
+            present: rows of the window that might have been kept; the quota counts it as if all
+                were. None: it counts the bytes of the file.
 
         Raises:
             TaskError: shapes or types do not fit each other.
@@ -150,6 +154,7 @@ class BlockStore(Removal):
                     dtype=rows.inputs.dtype.str,
                     arrived=self._clock() if arrived is None else arrived,
                     bytes=len(data),
+                    room=None if present is None else most_bytes(given, present),
                 )
             )
 

@@ -29,6 +29,9 @@ Numbers = npt.NDArray[Any]
 Bytes = npt.NDArray[np.uint8]
 
 
+PREDICTION_BYTES, FRAME_BYTES = 8, 8192
+"""Of each row's prediction, and of a part's head and foot with room to spare."""
+
 _ELEMENT = b"element"
 """Names the numpy type of a column of vectors in its metadata."""
 
@@ -119,6 +122,14 @@ def encode_part(rows: Rows) -> bytes:
     )
     data: bytes = sink.getvalue().to_pybytes()
     return data
+
+
+def most_bytes(rows: Rows, count: int) -> int:
+    """What a part of `count` rows like these takes at most, whatever they hold."""
+    arrays = (rows.slots, rows.inputs, rows.features, rows.subjects)
+    each = PREDICTION_BYTES + sum(a.itemsize * math.prod(a.shape[1:]) for a in arrays)
+    # What does not compress grows by a sixth at most.
+    return FRAME_BYTES + count * each * 7 // 6
 
 
 def decode_part(path: Path, rows: int, dtype: str) -> Rows:

@@ -149,6 +149,9 @@ class Removal:
     ) -> Erased:
         """Remove the oldest windows until the store fits into `max_bytes`; counted.
 
+        A window counts for what it was written to take at most (`Part.room`), because when one
+        goes is public: neither how well rows compress nor how many were kept may decide it.
+
         Args:
             reserved_blocks: their windows stay, also where the store remains too large.
             also: told how many rows went; not called where no window did.
@@ -160,13 +163,14 @@ class Removal:
         if self.bytes_on_disk > max_bytes:
             self._remove_apart(self._table.apart())
         with self._state.transaction():
-            gone, excess = [], self._table.bytes() - max_bytes
-            for part in self._table.parts():
+            kept = self._table.parts()
+            gone, excess = [], sum(part.counted for part in kept) - max_bytes
+            for part in kept:
                 if excess <= 0:
                     break
                 if part.block not in reserved_blocks:
                     gone.append(part)
-                    excess -= part.bytes or 0
+                    excess -= part.counted
             self._table.count("evicted", len(gone))
             erased = self._forget(gone, also)
         self._delete(part.name for part in gone)

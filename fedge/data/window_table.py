@@ -34,9 +34,10 @@ _ADDED = (
     ("dtype", "TEXT NOT NULL DEFAULT '<f4'"),
     ("arrived", "REAL"),
     ("bytes", "INTEGER"),
+    ("room", "INTEGER"),
 )
 """Columns that the first version of `block_windows` did not have."""
-_COLUMNS = "window, block, first_slot, last_slot, rows, width, part, dtype, arrived, bytes"
+_COLUMNS = "window, block, first_slot, last_slot, rows, width, part, dtype, arrived, bytes, room"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,7 @@ class Part:
         arrived: when its newest row arrived, seconds since the epoch; None where an older
             version did not note it.
         bytes: size of its file; None likewise.
+        room: what it counts for towards the quota; None: as much as its file.
     """
 
     window: int
@@ -64,6 +66,12 @@ class Part:
     dtype: str
     arrived: float | None
     bytes: int | None
+    room: int | None = None
+
+    @property
+    def counted(self) -> int:
+        """Bytes that the quota takes it for."""
+        return (self.bytes or 0) if self.room is None else self.room
 
 
 class WindowTable:
@@ -83,10 +91,10 @@ class WindowTable:
         """Keep or replace a window's row."""
         with self._state.transaction() as db:
             db.execute(
-                "INSERT OR REPLACE INTO block_windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO block_windows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     *(part.window, part.block, part.first_slot, part.last_slot, part.rows),
-                    *(part.width, part.name, part.dtype, part.arrived, part.bytes),
+                    *(part.width, part.name, part.dtype, part.arrived, part.bytes, part.room),
                 ),
             )
 

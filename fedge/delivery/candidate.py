@@ -19,7 +19,6 @@ from pathlib import Path
 
 from tuf.api.metadata import Targets
 
-from fedge.delivery.durable import write_file
 from fedge.delivery.extension import (
     DELEGATION,
     already_published,
@@ -34,6 +33,7 @@ from fedge.delivery.keys import load_signer
 from fedge.delivery.names import MANIFEST, ROLLOUT, check_family, release_target, rollout_target
 from fedge.delivery.repository import Published, ReleaseRepository
 from fedge.delivery.signing import FAMILY_DAYS, Clock, after, signed
+from fedge.durable import write_file
 from fedge.errors import CandidateError, RecordError
 from fedge.records import ReleaseFile, ReleaseManifest, RolloutTable, sha256_hex
 

@@ -27,10 +27,10 @@ from tuf.ngclient import Updater
 from tuf.ngclient.fetcher import FetcherInterface
 
 import fedge.errors as errors
-from fedge.delivery.durable import make_folder, sync_folder
 from fedge.delivery.fetcher import HttpFetcher
 from fedge.delivery.names import check_family, release_target, rollout_target, stored_path
 from fedge.delivery.store import ContentStore
+from fedge.durable import make_folder, sync_folder
 from fedge.records import ReleaseFile, ReleaseManifest, RolloutTable
 
 RecordT = TypeVar("RecordT", RolloutTable, ReleaseManifest)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from fedge.delivery.durable import make_folder, write_file
+from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError
 from fedge.identity import Identity
 

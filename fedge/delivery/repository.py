@@ -29,7 +29,6 @@ from tuf.api.metadata import (
     Timestamp,
 )
 
-from fedge.delivery.durable import make_folder, write_file
 from fedge.delivery.keys import KeyFiles, load_public, load_signer
 from fedge.delivery.names import MANIFEST, ROLLOUT, check_family, rollout_target, stored_path
 from fedge.delivery.signing import (
@@ -42,6 +41,7 @@ from fedge.delivery.signing import (
     after,
     signed,
 )
+from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError, StateError
 from fedge.records import RolloutTable, sha256_hex
 

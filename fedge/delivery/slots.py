@@ -11,10 +11,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from fedge.delivery.durable import make_folder, sync_folder, write_file
 from fedge.delivery.names import MANIFEST
 from fedge.delivery.store import ContentStore
 from fedge.delivery.switch import Slot
+from fedge.durable import make_folder, sync_folder, write_file
 from fedge.errors import (
     HardwareMismatchError,
     RecordError,

@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from fedge.delivery.durable import make_folder, sync_folder
+from fedge.durable import make_folder, sync_folder
 from fedge.errors import StateError, TamperedFileError
 from fedge.records import ReleaseFile, sha256_hex
 

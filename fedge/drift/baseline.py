@@ -28,7 +28,8 @@ class Track:
     Attributes:
         window: int64[W], window indices.
         rows: float64[W], slots that held a record (dropped ones left out).
-        planned: float64[W], slots of a full window.
+        planned: float64[W], slots of a full window: one number for all, by which windows are
+            weighed against each other.
         full: bool[W], whether the window was not cut and lost less than half of its slots.
         scores, noise: float64[W, T], from `ScoreSheet.scores`.
     """

@@ -150,7 +150,7 @@ def _judge(
         return "unknown", current.problem
     if not current.tested:
         return "unknown", "no window after the baseline yet"
-    if 2 * current.recent_rows < current.reports[-1].planned_slots:
+    if 2 * current.recent_rows < current.window_rows:
         return "unknown", f"only {current.recent_rows:.0f} records in the latest windows"
     return "stable", f"{current.tested} windows tested against {current.baseline_windows}"
 

@@ -65,6 +65,7 @@ class ReleaseWatch:
     Attributes:
         baseline: None until enough full windows came, or while the reference is not known.
         tested: windows after the baseline.
+        window_rows: slots of a full window, in the middle of those that there were.
         recent_rows: records in the latest of them, over the longest summed length.
         certifiable: see `detect.certifiable`.
         heat: float64[W, S], largest |z| per window and stream; NaN where nothing was tested.
@@ -77,6 +78,7 @@ class ReleaseWatch:
     baseline: Baseline | None
     baseline_windows: int
     tested: int
+    window_rows: float
     recent_rows: float
     certifiable: float | None
     alarm: Alarm | None
@@ -175,6 +177,7 @@ def _watch_release(
         baseline=baseline,
         baseline_windows=len(full),
         tested=len(later.window),
+        window_rows=float(track.planned[0]),
         recent_rows=float(later.rows[-max(settings.lengths) :].sum()),
         certifiable=certifiable(settings, len(sheet.statistics), baseline, limit),
         alarm=min((a for a in alarms if a), key=lambda a: a.opened_window, default=None),
@@ -197,6 +200,7 @@ def _unjudged(
         baseline=None,
         baseline_windows=baseline_windows,
         tested=0,
+        window_rows=0.0,
         recent_rows=0.0,
         certifiable=None,
         alarm=None,
@@ -228,14 +232,17 @@ def _usable(
 def _track(sheet: ScoreSheet, reports: Sequence[WindowReport]) -> Track:
     slots = np.array([report.slots for report in reports], dtype=np.float64)
     planned = np.array([report.planned_slots for report in reports], dtype=np.float64)
+    complete = slots >= planned
     dropped = np.array([report.dropped for report in reports], dtype=np.float64)
     rows = np.maximum(slots - dropped, 0.0)
     scores, noise = sheet.scores(reports)
     return Track(
         window=np.array([report.window for report in reports], dtype=np.int64),
         rows=rows,
-        planned=planned,
-        full=(slots >= planned) & (2 * rows >= planned),
+        # Each window that the clock closed has a length of its own. Weighed by that, one of few
+        # rows would bring as much noise into a sum as a window of many.
+        planned=np.full_like(planned, np.median(planned[complete]) if complete.any() else 1.0),
+        full=complete & (2 * rows >= planned),
         scores=scores,
         noise=noise,
     )

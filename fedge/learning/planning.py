@@ -16,6 +16,7 @@ from fedge.config import TrainingSettings
 from fedge.errors import SettingError
 from fedge.privacy.rdp import NANO, cap_nano, event_nano, telemetry_nano
 from fedge.records import DiscreteGaussianEvent, PrivacyPolicy, TrainingPlan
+from fedge.records.base import first_fault
 
 GRID_BITS = 16
 """Gradients are rounded to 2^-16: the rounding stays a hundredth of the clip's noise or less."""
@@ -51,8 +52,7 @@ def plan_training(
             dimension=dimension,
         )
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        raise SettingError(f"training: {first['loc'][0]}: {first['msg']}") from error
+        raise SettingError(f"training: {first_fault(error, 'plan')}") from error
     if not 1 <= blank.sensitivity2 <= LARGEST_SENSITIVITY2:
         raise SettingError(
             f"training: clip {settings.clip:g} does not fit a grid of 2^-{GRID_BITS}"

@@ -19,6 +19,7 @@ from fedge.errors import RecordError, SettingError, StateError
 from fedge.privacy.policy import check_policy
 from fedge.privacy.rdp import cap_nano, event_nano, telemetry_nano
 from fedge.records import Count, DiscreteGaussianEvent, PrivacyPolicy, Record, Sha256
+from fedge.records.base import first_fault
 
 FIRST_HASH = "0" * 64
 Purpose = Annotated[str, Field(pattern=r"^[a-z][a-z0-9\-]{0,31}$")]
@@ -136,9 +137,7 @@ def read_entry(data: bytes) -> AnyEntry:
     try:
         return _READER.validate_json(data)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "entry"
-        raise RecordError(f"ledger entry: {where}: {first['msg']}") from error
+        raise RecordError(f"ledger entry: {first_fault(error, 'entry')}") from error
 
 
 @dataclass

@@ -6,16 +6,17 @@ blocks, is the ledger's business.
 
 from __future__ import annotations
 
-import os
 import tomllib
 from fractions import Fraction
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from fedge.durable import write_file
 from fedge.errors import SettingError
 from fedge.privacy.rdp import NANO, cap_nano, choose_alpha, telemetry_nano
 from fedge.records import BlockLength, PrivacyPolicy
+from fedge.records.base import first_fault
 
 TELEMETRY_RHO = 0.0281
 """One window's report at (1, 1e-6): enough to see drift in windows of a few hundred rows."""
@@ -94,13 +95,8 @@ def write_policy(policy: PrivacyPolicy, path: Path) -> None:
         f'kind = "{policy.block.kind}"',
         f"value = {policy.block.value}",
     ]
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w") as file:
-            file.write("\n".join(lines) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        write_file(path, ("\n".join(lines) + "\n").encode())
     except OSError as error:
         raise SettingError(f"cannot write the policy {path}: {error}") from error
 
@@ -131,6 +127,4 @@ def _validated(values: dict[str, object], name: str) -> PrivacyPolicy:
     try:
         return PrivacyPolicy.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "values"
-        raise SettingError(f"{name}: {where}: {first['msg']}") from error
+        raise SettingError(f"{name}: {first_fault(error, 'values')}") from error

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from fedge.errors import ReservationError
 from fedge.privacy.entries import FIRST_HASH, AnyEntry, Entry, Exclusion, read_entry
 from fedge.records import PrivacyPolicy
+from fedge.records.base import first_fault
 from fedge.statefile import StateFile
 
 EntryT = TypeVar("EntryT", bound=Entry)
@@ -53,9 +54,8 @@ class LedgerTables:
                     {"seq": seq, "previous": previous, "at": at, "simulated": simulated, **facts}
                 )
             except ValidationError as error:
-                first = error.errors(include_url=False, include_input=False)[0]
-                where = ".".join(str(part) for part in first["loc"])
-                raise ReservationError(f"{kind.__name__}: {where}: {first['msg']}") from error
+                fault = first_fault(error, "entry")
+                raise ReservationError(f"{kind.__name__}: {fault}") from error
             db.execute(
                 "INSERT INTO ledger_entries VALUES (?, ?, ?)", (seq, entry.hash, entry.to_bytes())
             )

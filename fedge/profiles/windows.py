@@ -50,6 +50,7 @@ class WindowSpan:
             window whose time ended without a request covers none.
         rows: records present in it; the other slots were dropped.
         opened, closed: seconds of the steady clock; `closed` is when the next window opened.
+        timed: its time was over: it is as long as it was planned, however few slots it covers.
     """
 
     window: int
@@ -60,6 +61,7 @@ class WindowSpan:
     rows: int
     opened: float
     closed: float
+    timed: bool = False
 
     @property
     def end(self) -> int:
@@ -249,7 +251,7 @@ class WindowCutter:
         """Close every window whose time is over at `time`."""
         while self.deadline <= time:
             # Up to the last record: slots dropped after it go with the record that follows.
-            self._close(max(self._start or 0, self._seen), self.deadline, done)
+            self._close(max(self._start or 0, self._seen), self.deadline, done, timed=True)
 
     def _fill(self, slot: int, done: Closed) -> None:
         """Close every window that is full when all slots before `slot` are known."""
@@ -258,7 +260,7 @@ class WindowCutter:
                 return  # nothing is known yet about whose slots these are
             self._close(self._start + self.planned_slots, self._latest, done)
 
-    def _close(self, end: int, time: float, done: Closed) -> None:
+    def _close(self, end: int, time: float, done: Closed, *, timed: bool = False) -> None:
         owner = self._owner or self._previous
         if owner is None or self._start is None:
             raise RuntimeError("no window is open")
@@ -266,7 +268,7 @@ class WindowCutter:
         done.append(
             (
                 WindowSpan(
-                    self._window, *owner, self._start, slots, self._rows, self._opened, time
+                    self._window, *owner, self._start, slots, self._rows, self._opened, time, timed
                 ),
                 slice(self._taken, self._taken + self._rows),
             )

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from fedge.errors import RecordError
 from fedge.records import WindowReport, canonical
+from fedge.records.base import first_fault
 
 MAX_REPORT_BYTES = 4 * 2**20
 """Larger input is refused unread."""
@@ -82,9 +83,7 @@ def decode_report(data: bytes) -> WindowReport:
         # Through JSON, because a strict record takes a list for a tuple only from there.
         return WindowReport.model_validate_json(canonical(facts | {"features": features}))
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecordError(f"WindowReport: {where}: {first['msg']}") from error
+        raise RecordError(f"WindowReport: {first_fault(error, 'report')}") from error
     except (ValueError, RecursionError) as error:
         raise RecordError(f"report facts are no plain JSON: {error}") from error
 

@@ -43,6 +43,17 @@ def sha256_hex(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def first_fault(error: ValidationError, whole: str) -> str:
+    """Where the first wrong value is and what is wrong with it, without the value itself.
+
+    Args:
+        whole: what to call the place where the value as a whole is wrong.
+    """
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or whole
+    return f"{where}: {first['msg']}"
+
+
 class Record(BaseModel):
     """Base of all records: frozen, strict, closed, finite."""
 
@@ -64,9 +75,7 @@ class Record(BaseModel):
         try:
             return cls.model_validate_json(data)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_input=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "record"
-            raise RecordError(f"{cls.__name__}: {where}: {first['msg']}") from error
+            raise RecordError(f"{cls.__name__}: {first_fault(error, 'record')}") from error
 
     @property
     def content_sha256(self) -> str:

@@ -33,7 +33,8 @@ class WindowReport(Record):
         block, release, reference_sha256: what the window belongs to; it is cut when one changes.
         first_slot, slots: arrival slots covered; a slot may be empty (null record).
         opened_at, closed_at: arrival time of the first slot and time of closing.
-        planned_slots: the full window length; `slots` is smaller for a window that was cut.
+        planned_slots: what a full window covers: `slots` themselves, at least 1, where the clock
+            closed it as planned. `slots` is smaller for a window that was cut, or empty.
         dropped: slots whose observation was lost because the ring was full (load, not content).
     """
 
@@ -57,6 +58,7 @@ class GatewayStatus(Record):
     Fields with a default were added later: statuses without them are still read.
 
     Attributes:
+        dropped_labels: 0. How many labels came is no public fact; earlier versions sent it.
         lost_records: records of the ring that were damaged, and rings that had to be given up.
         refused_envelopes: refused by the coordinator for good, and kept aside.
         spool_depth: envelopes that wait to be pushed.

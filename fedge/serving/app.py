@@ -7,7 +7,7 @@ sockets and swaps to `fedge.serving.listener`, limits of callers to `fedge.servi
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,7 +16,8 @@ import orjson
 from fedge.errors import InferenceError, RequestError, TooManyRequestsError
 from fedge.records.purposes import ESCALATION, INFERENCE, purpose_bits
 from fedge.serving.answers import AnswerWriter
-from fedge.serving.bodies import Body, ClientGoneError, read_parts, whole_body
+from fedge.serving.bodies import HEADER_LENGTH, Body, ClientGoneError, read_parts, whole_body
+from fedge.serving.connection import Receive, Scope, Send
 from fedge.serving.feedback import Known, named_gateway, parse_feedback
 from fedge.serving.marks import NOBODY, Marks
 from fedge.serving.protocol import InferRequest, RequestParser, model_metadata, parse_json
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
     from fedge.serving.release import ServedRelease
     from fedge.serving.ring import RingWriter
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 
 JSON_TYPE = ((b"content-type", b"application/json"),)
@@ -204,7 +201,10 @@ class InferenceApp:
             return Answer.error(405, message, allow=allowed)
         family = _model_of(path)
         if family is not None and self._relays(family, scope):
-            return await self._relayed(family, scope, b"".join(await read_parts(receive, limit)))
+            # Nothing that is looked at has a body; and readiness anybody may ask for.
+            looks = method in ("GET", "HEAD")
+            parts = [] if looks else await read_parts(receive, limit)
+            return await self._relayed(family, scope, b"".join(parts))
         raise self._unknown(path, family)
 
     def _relays(self, family: str, scope: Scope) -> bool:
@@ -270,7 +270,7 @@ class InferenceApp:
             return Answer(200, text)
         headers = (
             (b"content-type", b"application/octet-stream"),
-            (b"inference-header-content-length", b"%d" % json_length),
+            (HEADER_LENGTH, b"%d" % json_length),
         )
         return Answer(200, text, headers)
 

@@ -8,13 +8,13 @@ such that the tensor data lies aligned in memory, so that it is used where it is
 from __future__ import annotations
 
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from fedge.errors import RequestError
 
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
+if TYPE_CHECKING:  # what is read here may come from elsewhere
+    from fedge.serving.connection import Receive
+
 Headers = dict[bytes, bytes]
 
 HEADER_LENGTH = b"inference-header-content-length"

@@ -5,6 +5,7 @@ Everything but sockets and processes is put together here, and ready to serve af
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
@@ -13,13 +14,14 @@ from typing import TYPE_CHECKING
 from fedge.config import BatchingSettings, GatewaySettings, LimitSettings
 from fedge.data.consent import WITHDRAWALS_FILE, Withdrawals
 from fedge.data.subjects import SubjectKey
-from fedge.errors import FedgeError, StateError
+from fedge.errors import FedgeError, RequestError, StateError
 from fedge.identity import Identity
 from fedge.privacy.policy import read_policy
 from fedge.records import TaskSchema
 from fedge.serving.app import InferenceApp, Limits
 from fedge.serving.connection import Observer, Unobserved
 from fedge.serving.engine import DirectEngine, Engine, Inputs, Served
+from fedge.serving.escalation_counts import counts_path
 from fedge.serving.guard import Guard, checks
 from fedge.serving.marks import Marks
 from fedge.serving.probes import ProbeResult, probe
@@ -118,7 +120,13 @@ class _Counted:
         self._engine, self._served = engine, stats.served
 
     async def infer(self, inputs: Inputs, marks: Marks) -> Served:
-        served = await self._engine.infer(inputs, marks)
+        try:
+            served = await self._engine.infer(inputs, marks)
+        except RequestError:
+            # Such rows have slots, too: if they were not counted, slots less rows, of which both
+            # are exported, would tell how many the model had no finite answer for.
+            self._served(len(inputs))
+            raise
         self._served(len(inputs))
         return served
 
@@ -176,13 +184,16 @@ def _prefix(own: GatewaySettings) -> str:
 
 
 def _escalator(own: GatewaySettings, slot: str, task: TaskSchema) -> Escalator | None:
+    counts = counts_path(own.runtime_dir, own.family, slot)
     if not own.escalation.url:
+        with contextlib.suppress(OSError):
+            counts.unlink(missing_ok=True)  # of a worker before, when it was on
         return None
     from fedge.serving.escalation import Escalator  # off on most gateways
-    from fedge.serving.escalation_counts import counts_path
 
     try:
-        return Escalator.open(own, task, counts=counts_path(own.runtime_dir, own.family, slot))
+        return Escalator.open(own, task, counts=counts)
     except StateError as error:
-        log.error("escalations are not counted for the status: %s", error)
-        return Escalator.open(own, task)
+        # The file also tells whoever exports metrics that latencies depend on what requests held.
+        log.error("nothing is escalated, because it could not be counted: %s", error)
+        return None

@@ -44,6 +44,12 @@ FIRST_BODY_BYTES = 65_536
 holds nothing but its connection."""
 MAX_BUFFERED_BYTES = 262_144
 """Body bytes that wait for the app; then reading pauses."""
+MAX_FRAMING_BYTES = 2**20
+"""What comes with a body and is none of it: chunk sizes and trailers, which nobody here reads.
+It also bounds in how many pieces a body can come."""
+MAX_WAITING = 128
+"""Requests that came in one piece and wait for their turn; who sends more is answered so many, and
+then has to connect again."""
 MAX_DISCARDED_BYTES = 32 * 2**20
 """A body that nobody wanted is read so far, so that its sender, who writes before it reads,
 gets to see the answer and may go on."""
@@ -238,16 +244,28 @@ class Connection(asyncio.Protocol):
     """One connection of a `Front`.
 
     When `deadline` (of the monotonic clock) has passed, call `expire`.
+
+    Args:
+        closed: is called when it is closed.
     """
 
     __slots__ = (
-        *("_arriving", "_current", "_deaf", "_discarded", "_expects_continue", "_front"),
-        *("_head_bytes", "_headers", "_parser", "_paused", "_queue", "_scope", "_stage"),
+        *(
+            "_arriving",
+            "_body_bytes",
+            "_closed",
+            "_current",
+            "_deaf",
+            "_discarded",
+            "_expects_continue",
+        ),
+        *("_framing_bytes", "_front", "_head_bytes", "_headers", "_parser", "_paused", "_queue"),
+        *("_scope", "_stage"),
         *("_timed_stage", "_tls", "_transport", "_url", "_writable", "deadline"),
     )
 
-    def __init__(self, front: Front) -> None:
-        self._front = front
+    def __init__(self, front: Front, closed: Callable[[], None] | None = None) -> None:
+        self._front, self._closed = front, closed
         self._parser: Any = httptools.HttpRequestParser(self)
         self._transport: Any = None
         self._queue: deque[Exchange] = deque()
@@ -256,7 +274,7 @@ class Connection(asyncio.Protocol):
         self._stage = self._timed_stage = 0
         """Counts the begins, ends of headers and ends of requests that came; modulo 3 it is
         `BETWEEN`, `HEAD` or `BODY`. A change of it is progress, one more byte is not."""
-        self._head_bytes = self._discarded = 0
+        self._head_bytes = self._body_bytes = self._framing_bytes = self._discarded = 0
         self._deaf = self._paused = self._tls = self._expects_continue = False
         self._writable = True
         self.deadline = NEVER
@@ -280,6 +298,8 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._front.connections.discard(self)
+        if self._closed is not None:
+            self._closed()
         self._deaf = True
         self._queue.clear()
         if self._current is not None:
@@ -289,11 +309,9 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._deaf:
             return
+        body_bytes = self._body_bytes
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            # Served as the plain request that it is, too; what follows is another protocol's.
-            self._hear_no_more()
+            self._feed(data)
         except httptools.HttpParserError:
             # Behind the last request of a connection anything may come.
             if not self._deaf:
@@ -306,9 +324,38 @@ class Connection(asyncio.Protocol):
             if self._head_bytes > MAX_HEAD_BYTES:
                 self._refuse(431, f"request: its headers are larger than {MAX_HEAD_BYTES} bytes")
                 return
+        elif self._stage % 3 == BODY:
+            self._framing_bytes += len(data) - (self._body_bytes - body_bytes)
+            if self._framing_bytes > MAX_FRAMING_BYTES:
+                self._refuse(431, "request: its chunks are too many, or its trailers too large")
+                return
         self._next()
         if self._arriving is not None or self._queue:
             self.regulate()
+
+    def _feed(self, data: bytes) -> None:
+        """Have what came parsed, offers to speak another protocol left out.
+
+        The parser takes what follows such an offer for that protocol, also the body of a request
+        that its caller wants answered in HTTP/1.1 where nothing else is spoken (RFC 9110, 7.8).
+        """
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as offer:
+                if self._queue[-1].scope["method"] == "CONNECT":
+                    raise
+                data = self._plain_head(self._queue.pop().scope) + data[offer.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+                self._stage -= 3
+                self._deaf = False
+
+    def _plain_head(self, scope: Scope) -> bytes:
+        version = scope["http_version"].encode()
+        lines = [b"%s %s HTTP/%s" % (scope["method"].encode(), self._url, version)]
+        lines += [b"%s: %s" % (name, value) for name, value in self._headers if name != b"upgrade"]
+        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def eof_received(self) -> bool:
         last = self._queue[-1] if self._queue else self._current
@@ -329,8 +376,11 @@ class Connection(asyncio.Protocol):
     # --- what the parser calls ------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        if len(self._queue) >= MAX_WAITING:
+            self._hear_no_more()
+            raise RuntimeError("the parser has to stop here")
         self._stage += 1
-        self._head_bytes = 0
+        self._head_bytes = self._framing_bytes = 0
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
         self._expects_continue = False
@@ -339,6 +389,8 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        if self._stage % 3 == BODY:
+            return  # of a trailer, which is none of the headers: they were acted upon
         name = name.lower()
         self._headers.append((name, value))
         if name == b"expect" and value.lower() == b"100-continue":
@@ -368,6 +420,7 @@ class Connection(asyncio.Protocol):
         exchange = self._arriving
         if exchange is None:
             raise RuntimeError("a body follows headers")
+        self._body_bytes += len(part)
         if exchange.over:
             self._discarded += len(part)
             if self._discarded > MAX_DISCARDED_BYTES:
@@ -542,7 +595,11 @@ class Connection(asyncio.Protocol):
 
         Requests before it are answered, and the last of these answers closes the connection.
         """
-        current, self._arriving = self._current, None
+        current, arriving = self._current, self._arriving
+        self._arriving = None
+        if arriving is not None and arriving.over:
+            self._close()  # the one answer that it gets
+            return
         if self._queue and not self._queue[-1].complete:
             self._queue.pop()
         self._hear_no_more()
@@ -579,11 +636,12 @@ class Connection(asyncio.Protocol):
             self.deadline = monotonic() + pace.body_s
 
 
-def error_answer(status: int, message: str) -> bytes:
+def error_answer(status: int, message: str, *headers: tuple[bytes, bytes]) -> bytes:
     """A whole answer, the last of its connection."""
     body = orjson.dumps({"error": message})
-    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n"
-    return STATUS_LINES[status] + head % len(body) + body
+    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n"
+    more = b"".join(b"%s: %s\r\n" % header for header in headers)
+    return STATUS_LINES[status] + head % len(body) + more + b"\r\n" + body
 
 
 def _origin_form(url: bytes) -> bytes:

@@ -35,7 +35,7 @@ from fedge.serving.marks import Marks
 from fedge.serving.probes import probe
 from fedge.serving.record_ids import block_numbering, format_ids, id_prefix
 from fedge.serving.release import ServedRelease, load_release
-from fedge.serving.ring import RingWriter, open_writer
+from fedge.serving.ring import LARGEST_SLOT, RingWriter, open_writer
 from fedge.serving.ring_file import RowLayout
 from fedge.serving.scores import Scores
 from fedge.serving.tensors import DTYPES
@@ -136,7 +136,9 @@ class EmbeddedModel:
         if settings.monitoring:
             layout = RowLayout.of(release.task)
             ring = open_writer(state_dir / "ring.bin", layout, settings.ring_slots)
-        return cls(release, DirectEngine(release, ring, block_of, clock), ring, gateway)
+        # Ids of rows that nobody observes must not name rows that somebody did.
+        engine = DirectEngine(release, ring, block_of, clock, unobserved=LARGEST_SLOT)
+        return cls(release, engine, ring, gateway)
 
     def infer(
         self,

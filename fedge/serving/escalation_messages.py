@@ -17,14 +17,13 @@ import orjson
 from fedge.errors import OutboundError, RequestError
 from fedge.records import TaskSchema
 from fedge.records.task import Datatype
+from fedge.serving.bodies import HEADER_LENGTH
 from fedge.serving.tensors import TensorFormat, to_bytes
 from fedge.serving.upstream import Headers, Response
 
 Outputs = dict[str, npt.NDArray[Any] | list[str]]
 """By name: `logits` float32 n x classes, `class` int64 n, `label` list of n strings,
 `confidence` float32 n."""
-
-HEADER_LENGTH = b"inference-header-content-length"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import logging
 import os
-import socket
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from time import monotonic
 from fedge.config import LimitSettings
 from fedge.errors import RequestError, SettingError, TooManyRequestsError
 from fedge.serving.app import Answer
+from fedge.serving.callers import client_key
 from fedge.serving.connection import App, Observer, Receive, Scope, Send, Unobserved
 
 log = logging.getLogger(__name__)
@@ -34,7 +34,6 @@ MAX_CLIENTS = 16_384
 RETRY_BUSY_S = 1.0
 ROUNDING_S = 1e-6
 """Sums of intervals are not exact; far less than one request."""
-MAPPED_IPV4 = bytes(10) + b"\xff\xff"
 
 
 class Guard:
@@ -197,19 +196,6 @@ class RateLimit:
 
     def __len__(self) -> int:
         return len(self._full_again)
-
-
-def client_key(client: tuple[str, int] | None) -> bytes:
-    """What callers of one client share: the IPv4 address, or the /64 network in IPv6."""
-    if client is None:
-        return b""
-    host = client[0]
-    if ":" not in host:
-        return host.encode()
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(MAPPED_IPV4):
-        return socket.inet_ntop(socket.AF_INET, packed[12:]).encode()
-    return packed[:8]
 
 
 def checks(token_file: Path | None, limits: LimitSettings) -> list[tuple[str, Check]]:

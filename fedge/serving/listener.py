@@ -22,6 +22,7 @@ from time import monotonic
 from typing import Any
 
 from fedge.config import LimitSettings
+from fedge.serving.callers import OpenConnections, client_key
 from fedge.serving.connection import (
     LINGER_S,
     App,
@@ -43,6 +44,7 @@ NO_HANDLES_PAUSE_S = 0.5
 """Accepting rests so long where the process has no file handle left."""
 LOOKS_PER_LIMIT, LONGEST_LOOK_S = 8, 1.0
 """Deadlines are looked at so many times within the shortest limit, and at least so often."""
+RETRY_AFTER = (b"retry-after", b"1")
 POLL_S = 0.02
 FINISH_S = 5.0
 """After the draining time, answers that are being made may take this long."""
@@ -73,6 +75,7 @@ class Listener:
         self._observer = observer or Unobserved()
         self._handshakes: set[asyncio.Task[None]] = set()
         self._front: Front | None = None
+        self._open_now = OpenConnections(self._limits.max_connections_per_client)
         self.accepting = False
 
     @property
@@ -121,7 +124,7 @@ class Listener:
     def _accept(self) -> None:
         for _ in range(ACCEPTS_PER_TURN):
             try:
-                accepted, _ = self._listening.accept()
+                accepted, address = self._listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
@@ -130,24 +133,35 @@ class Listener:
                 log.error("cannot accept: %s", error)
                 self._pause_accepting()
                 return
-            self._take(accepted)
+            self._take(accepted, address)
 
-    def _take(self, accepted: socket.socket) -> None:
+    def _take(self, accepted: socket.socket, address: Any) -> None:
         if self.connections >= self._limits.max_connections:
-            self._turn_away(accepted)
+            self._turn_away(accepted, 503, "connections: there are too many; try again")
+            return
+        # Whoever calls over a unix socket is a worker of this gateway.
+        key = client_key(address[:2]) if accepted.family != socket.AF_UNIX else None
+        if key is not None and not self._open_now.opened(key):
+            self._turn_away(accepted, 429, "connections: there are too many of this client")
             return
         accepted.setblocking(False)
         if accepted.family != socket.AF_UNIX:
             # An answer is one write: nothing is gained by waiting to fill a packet.
             accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        handshake = asyncio.ensure_future(self._open(accepted))
+        handshake = asyncio.ensure_future(self._open(accepted, key))
         self._handshakes.add(handshake)
         handshake.add_done_callback(self._handshakes.discard)
 
-    async def _open(self, accepted: socket.socket) -> None:
+    async def _open(self, accepted: socket.socket, key: bytes | None) -> None:
         front, loop = self._front, asyncio.get_running_loop()
         if front is None:
             raise RuntimeError("serve() comes first")
+        counted = [] if key is None else [key]
+
+        def closed() -> None:
+            while counted:  # once, whoever hears of it first
+                self._open_now.closed(counted.pop())
+
         context, timeouts = None, dict[str, Any]()
         if self._tls is not None:
             context = self._tls.context()
@@ -155,18 +169,19 @@ class Listener:
             timeouts["ssl_shutdown_timeout"] = LINGER_S
         try:
             await loop.connect_accepted_socket(
-                lambda: Connection(front), accepted, ssl=context, **timeouts
+                lambda: Connection(front, closed), accepted, ssl=context, **timeouts
             )
         except (OSError, ssl.SSLError) as error:
             # The other end's doing, most of all: no TLS, no certificate, or it left.
             log.debug("a connection did not open: %s", error)
             accepted.close()
+            closed()
 
-    def _turn_away(self, accepted: socket.socket) -> None:
+    def _turn_away(self, accepted: socket.socket, status: int, why: str) -> None:
         with accepted, contextlib.suppress(OSError):
             if self._tls is None:
                 accepted.setblocking(False)
-                accepted.send(error_answer(503, "connections: there are too many; try again"))
+                accepted.send(error_answer(status, why, RETRY_AFTER))
         self._observer.refused("connections")
 
     def _pause_accepting(self) -> None:

@@ -35,6 +35,9 @@ ANSWER_HEADERS = frozenset(
     {b"content-encoding", b"content-type", b"inference-header-content-length", b"retry-after"}
 )
 TIMEOUT_S = 60.0
+MAX_UNDER_WAY = 64
+"""Requests to one other worker at once. One that hangs must not take all the places that callers
+of this worker's own model need."""
 RETRY_AFTER_S = 1
 """A worker that ended is started again within this time."""
 
@@ -65,6 +68,7 @@ class Relay:
     def __init__(self, sockets: Mapping[str, Path], *, timeout_s: float = TIMEOUT_S) -> None:
         self._timeout_s = timeout_s
         self._clients = {f: HttpClient(Endpoint(socket=path)) for f, path in sockets.items()}
+        self._under_way = dict.fromkeys(sockets, 0)
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -95,7 +99,8 @@ class Relay:
 
         Returns:
             Status, headers and body to answer with: 503 with `Retry-After` where the other
-            worker cannot be reached or gave no whole answer.
+            worker cannot be reached, is kept waiting for by too many already, or gave no whole
+            answer.
 
         Raises:
             RequestError: path or headers cannot be passed on as they are (400), or nobody here
@@ -104,7 +109,10 @@ class Relay:
         family = family or family_of(target)
         if family not in self._clients:
             raise RequestError(404, "model", f"Request for unknown model {family[:64]!r}")
+        if self._under_way[family] >= MAX_UNDER_WAY:
+            return _unavailable(family)
         passed = [(name, value) for name, value in headers if name in REQUEST_HEADERS]
+        self._under_way[family] += 1
         try:
             answer = await self._clients[family].request(
                 method, target, [*passed, (MARK, b"1")], body, timeout_s=self._timeout_s
@@ -114,6 +122,8 @@ class Relay:
             return _unavailable(family)
         except ValueError as error:
             raise RequestError(400, "path", "holds characters that must be escaped") from error
+        finally:
+            self._under_way[family] -= 1
         kept = [(name, value) for name, value in answer.headers if name in ANSWER_HEADERS]
         return answer.status, kept, answer.body
 

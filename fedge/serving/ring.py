@@ -434,6 +434,11 @@ class RingReader:
         return self._next_slot
 
     @property
+    def given_out(self) -> int:
+        """The slot that the next row gets, whatever was read so far."""
+        return self._ring.state().next_slot
+
+    @property
     def dropped(self) -> int:
         """Rows that were served but not handed over, since the ring was made."""
         return self._ring.state().dropped

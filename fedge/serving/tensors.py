@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import chain
 from typing import Any, TypeGuard, get_args
 
@@ -31,6 +32,12 @@ _LENGTH = struct.Struct("<I")
 """What precedes each element of BYTES."""
 
 
+def _letter(datatype: Datatype) -> str:
+    """What `struct` calls a number of this type."""
+    letter = DTYPES[datatype].char
+    return _STANDARD_SIZE.get(letter, letter)
+
+
 class TensorFormat:
     """Reads tensors of one datatype.
 
@@ -45,7 +52,7 @@ class TensorFormat:
     def __init__(self, datatype: Datatype, where: str) -> None:
         self.datatype, self.dtype = datatype, DTYPES[datatype]
         self._data = f"{where}.data"
-        self._letter = _STANDARD_SIZE.get(self.dtype.char, self.dtype.char)
+        self._letter = _letter(datatype)
         self._floating = datatype.startswith("FP")
         if self._floating:
             self._types, self._kind = {float, int}, "numbers"
@@ -133,6 +140,7 @@ class TensorFormat:
         return level
 
 
+@lru_cache(maxsize=1024)  # most are class labels
 def bytes_element(text: str) -> bytes:
     """One element of a BYTES tensor as binary data.
 
@@ -146,7 +154,10 @@ def bytes_element(text: str) -> bytes:
 def to_bytes(values: npt.NDArray[Any] | Sequence[object], datatype: Datatype) -> bytes:
     """Elements as binary data; those of BYTES are `str`."""
     if datatype == "BYTES":
-        return b"".join(bytes_element(str(value)) for value in _listed(values))
+        return b"".join([bytes_element(str(value)) for value in _listed(values)])
+    if type(values) is list:
+        # A few Python numbers: numpy would take three times as long.
+        return struct.pack(f"<{len(values)}{_letter(datatype)}", *values)
     return np.asarray(values, DTYPES[datatype]).tobytes()
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedge.delivery.candidate import READY, REFUSED
-from fedge.delivery.durable import write_file
+from fedge.durable import write_file
 from fedge.errors import GateFailedError, OutboundError
 from fedge_flows.ports import Clock, Sleep
 

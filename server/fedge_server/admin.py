@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from fedge.config import ServerSettings
-from fedge.delivery.durable import make_folder, write_file
 from fedge.delivery.keys import KeyFiles
 from fedge.delivery.repository import ReleaseRepository
+from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError
 from fedge.privacy.policy import read_policy
 from fedge_server.database import Database

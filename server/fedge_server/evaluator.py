@@ -29,8 +29,8 @@ from fedge.delivery.candidate import (
     check_candidate,
     countersign,
 )
-from fedge.delivery.durable import write_file
 from fedge.delivery.extension import DELEGATION
+from fedge.durable import write_file
 from fedge.errors import (
     CandidateError,
     FedgeError,

@@ -34,6 +34,9 @@ from fedge_server.tables import envelopes, gateways
 MAX_GAPS = 100
 """Gaps listed for one gateway, the oldest first."""
 
+LARGEST_COUNT = 2**53 - 1
+"""More is shown as this."""
+
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
 
 
@@ -265,7 +268,8 @@ def _states(
         func.max(columns.report_window).label("window"),
         func.max(columns.received_at).label("received_at"),
         func.max(columns.audit_last).label("audit_last"),
-        func.sum(columns.given_up).label("given_up"),
+        # Not as integers, whose sum of wrong ones could be too large for a database.
+        func.sum(columns.given_up * 1.0).label("given_up"),
     ).group_by(columns.gateway, columns.kind)
     if only is not None:
         totals = totals.where(columns.gateway == only)
@@ -292,7 +296,7 @@ def _state(
         reports=report.stored if report else 0,
         next_seq=next_seq,
         missing=next_seq - stored,
-        given_up=int(gap.given_up) if gap else 0,
+        given_up=min(int(gap.given_up), LARGEST_COUNT) if gap else 0,
         audit_seq=audit.audit_last if audit else None,
         status=_status(connection, gateway.fingerprint, status.seq) if status else None,
         last_report=_report(connection, gateway.fingerprint, report.window) if report else None,

@@ -20,7 +20,7 @@ from types import FrameType
 import uvicorn
 
 from fedge.config import ServerSettings
-from fedge.delivery.durable import make_folder, write_file
+from fedge.durable import make_folder, write_file
 from fedge.errors import FedgeError, SettingError
 from fedge_server.app import create_app
 from fedge_server.database import Database

@@ -13,7 +13,7 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedge.delivery.durable import make_folder, sync_folder
+from fedge.durable import make_folder, sync_folder
 from fedge.errors import MissingObjectError, ObjectConflictError, SettingError, StateError
 
 _PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,127}")

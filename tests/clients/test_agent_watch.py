@@ -13,6 +13,7 @@ import pytest
 from fakes.exact_noise import ExactNoise
 from tests_clients import TASK, WINDOW, Gateway
 
+from fedge.config import EscalationSettings
 from fedge.errors import StateError
 from fedge.identity import Envelope
 from fedge.profiles.wire import decode_report
@@ -340,6 +341,98 @@ def test_late_labels_alone_do_not_fill_the_ring(make_gateway: MakeGateway) -> No
 
     assert gateway.agent is not None and gateway.agent.watcher.dropped_labels == 0
     assert len(gateway.agent.store.labelled(0, 0, 100)) == WINDOW
+
+
+def test_nothing_is_skipped_where_resuming_fails_too(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that refuses twice in a row: rows that were taken in are taken in again."""
+    gateway = make_gateway()
+    agent = gateway.agent
+    assert agent is not None
+    gateway.serve(WINDOW // 2)
+    drain(gateway)
+    gateway.serve(WINDOW // 4)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise StateError("input/output error")
+
+    with monkeypatch.context() as broken_disk:
+        broken_disk.setattr(agent.watcher, "_credible", refuse)
+        broken_disk.setattr(agent.watcher._watch_state, "read", refuse)
+        for _ in range(2):
+            with pytest.raises(StateError):
+                agent.watch_once()
+    gateway.serve(WINDOW)
+    drain(gateway)
+
+    assert [(r.first_slot, r.slots, r.dropped) for r in reports(gateway)] == [(0, WINDOW, 0)]
+
+
+def test_when_a_block_goes_does_not_depend_on_what_is_kept(make_gateway: MakeGateway) -> None:
+    """Its age is that of its newest row, also where that row may not be kept."""
+    ages = []
+    for purposes in (INFERENCE | MONITORING | TRAINING, INFERENCE):
+        now = [1000.0]
+        gateway = make_gateway(wall=lambda: now[0])  # noqa: B023  # used up in this turn
+        gateway.serve(WINDOW - 1)
+        now[0] = 5000.0
+        gateway.serve(1, purposes=purposes)
+        drain(gateway)
+        assert gateway.agent is not None
+        ages += gateway.agent.state.rows("SELECT arrived FROM block_windows")
+    assert ages == [(5000.0,), (5000.0,)]
+
+
+def test_which_windows_the_quota_takes_does_not_depend_on_content(
+    make_gateway: MakeGateway,
+) -> None:
+    """The ledger's entry about it travels: rows that may not be kept, or compress well, make no
+    difference. And what is kept never takes more than it counts for."""
+    gone = []
+    both = INFERENCE | TRAINING
+    for purposes, scale in ((both, 1.0), (both, 0.0), (INFERENCE, 1.0)):
+        gateway = make_gateway()
+        for _ in range(6):
+            gateway.serve(WINDOW, purposes=purposes, scale=scale)
+        drain(gateway)
+        assert gateway.agent is not None
+        store = gateway.agent.store
+        sizes = gateway.agent.state.rows("SELECT bytes, room FROM block_windows")
+        assert len(sizes) == 6 and all(size <= room for size, room in sizes)
+        gone.append(store.evict(40_000, ()).windows)
+        assert store.bytes_on_disk <= 40_000
+    assert gone == [(0, 1)] * 3
+
+
+def test_the_number_of_labels_stays_on_the_gateway(make_gateway: MakeGateway) -> None:
+    """Those that were turned away are counted for the machine's operator, and not sent."""
+    gateway = make_gateway(ring_slots=64)
+    gateway.serve(WINDOW)
+    gateway.label(range(65))
+    drain(gateway)
+
+    agent = gateway.agent
+    assert agent is not None
+    assert agent.local_facts()["dropped_labels"] == 65
+    assert agent.public_facts().dropped_labels == 0
+
+
+def test_a_task_without_the_purpose_has_nothing_excluded(make_gateway: MakeGateway) -> None:
+    """Escalation that is set up for a task which forbids it leaves no entry in the ledger."""
+    gateway = make_gateway()
+    wanted = EscalationSettings(url="http://127.0.0.1:9", model="large")
+    gateway.settings = gateway.settings.model_copy(update={"escalation": wanted})
+    agent = gateway.start()
+    gateway.serve(WINDOW)
+    drain(gateway)
+    assert not any(b'"excluded"' in entry for entry in agent.ledger.entries())
+
+    allowing = TASK.model_copy(update={"purposes": (*TASK.purposes, "escalation")})
+    (gateway.settings.state_dir / "slots" / "A" / "task.json").write_bytes(allowing.to_bytes())
+    agent = gateway.start()
+    agent.watch_once()
+    assert sum(b'"excluded"' in entry for entry in agent.ledger.entries()) == 2
 
 
 # --- rings that are not as they should be ---------------------------------------------------------

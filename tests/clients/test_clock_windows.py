@@ -11,7 +11,7 @@ from fakes.clocks import HostClocks
 from fakes.exact_noise import ExactNoise
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests_clients import WINDOW, Gateway
+from tests_clients import WINDOW, Gateway, write_release
 
 from fedge.identity import Envelope
 from fedge.profiles.wire import decode_report
@@ -118,6 +118,21 @@ def test_a_full_window_does_not_wait_for_the_clock(make_gateway: MakeGateway) ->
     work(gateway)
 
     assert [r.slots for r in reports(gateway)] == [WINDOW, WINDOW]
+
+
+def test_only_a_window_that_lasted_its_time_counts_as_full(make_gateway: MakeGateway) -> None:
+    """What the clock closed is as long as planned; what another release cut short is not."""
+    clocks = HostClocks()
+    gateway = timed(make_gateway, clocks)
+    for rows, release in ((3, 1), (4, 1), (2, 2)):
+        gateway.serve(rows, release=release)
+        clocks.passes(WINDOW_S + 1 if rows == 3 else 1)
+    write_release(gateway.settings.state_dir / "slots" / "B", counter=2)
+    clocks.passes(2 * WINDOW_S + 1)
+    work(gateway)
+
+    found = [(r.release, r.slots, r.planned_slots) for r in reports(gateway)]
+    assert found == [(1, 3, 3), (1, 4, WINDOW), (2, 2, 2), (2, 0, 1)]
 
 
 def test_an_agent_that_was_away_makes_the_same_windows(make_gateway: MakeGateway) -> None:

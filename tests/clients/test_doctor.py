@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 import threading
@@ -102,6 +103,17 @@ def test_a_damaged_state_file_fails(settings: GatewaySettings) -> None:
     assert found(settings, "state file").level == "fail"
 
 
+def test_a_state_file_in_use_is_unknown_not_damaged(settings: GatewaySettings) -> None:
+    """Nobody shall throw a state folder away because somebody else had it locked."""
+    path = settings.state_dir / "state.sqlite"
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as db:
+        db.execute("CREATE TABLE one (two INTEGER)")
+        db.execute("BEGIN EXCLUSIVE")
+        finding = found(settings, "state file")
+
+    assert (finding.level, "identity" in finding.todo) == ("unknown", False)
+
+
 def test_a_sound_state_file_is_left_as_it_is(settings: GatewaySettings) -> None:
     path = settings.state_dir / "state.sqlite"
     with sqlite3.connect(path) as db:
@@ -162,6 +174,7 @@ def test_a_layout_that_this_build_does_not_have_is_a_warning(settings: GatewaySe
 
 
 def test_each_served_model_has_an_identity_of_its_own(settings: GatewaySettings) -> None:
+    """Its key is as secret as the first one's."""
     other = settings.state_dir / "models" / "other"
     other.mkdir(parents=True)
     Identity.create(other / "identity.pem")
@@ -174,3 +187,6 @@ def test_each_served_model_has_an_identity_of_its_own(settings: GatewaySettings)
     details = [f.detail for f in examine(served) if f.check == "identity"]
 
     assert len({detail.partition(": ")[2] for detail in details}) == 2
+    assert found(served, "permissions").level == "ok"
+    (other / "identity.pem").chmod(0o604)
+    assert str(other / "identity.pem") in found(served, "permissions").todo

@@ -13,7 +13,7 @@ import pytest
 import typer
 from fakes.kills import KillPoints, killed
 from test_agent_training import ask, spec_for
-from tests_clients import ALL_PURPOSES, WINDOW, Gateway
+from tests_clients import ALL_PURPOSES, TASK, WINDOW, Gateway
 from typer.testing import CliRunner
 
 from fedge.cli import erase as commands
@@ -26,6 +26,8 @@ from fedge.profiles.wire import decode_report
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving.marks import NOBODY, Marks
 from fedge.serving.record_ids import RecordId, id_prefix
+from fedge.serving.ring import open_writer
+from fedge.serving.ring_file import RowLayout
 from fedge_client.admin_client import AdminClient, admin_socket
 from fedge_client.agent.admin_port import AdminPort
 from fedge_client.agent.agent import Agent
@@ -210,6 +212,66 @@ class TestErasing:
         assert [trainer.closed for trainer in gateway.trainers] == [True]
         ask(gateway, spec_for(gateway), number=1)
         assert gateway.trainers[-1].records == WINDOW
+
+    @pytest.mark.parametrize("found", [True, False])
+    def test_training_ends_whatever_an_erasure_finds(
+        self, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch, found: bool
+    ) -> None:
+        """Also where the disk refused after the rows were gone: the next try finds none of them.
+        And a round does not tell whether a subject had records here."""
+        gateway = make_gateway()
+        first = gateway.serve(WINDOW, subject=pseudonym(gateway))
+        gateway.serve(3 * WINDOW)
+        gateway.label(list(range(first, first + 4 * WINDOW)))
+        drain(gateway)
+        ask(gateway, spec_for(gateway))
+        agent = agent_of(gateway)
+        if found:
+            with monkeypatch.context() as full_disk:
+
+                def refuse(*_: object) -> None:
+                    raise StateError("no space left")
+
+                full_disk.setattr("fedge.data.removal.remove_files", refuse)
+                with pytest.raises(StateError):
+                    agent.eraser.erase(subject=PATIENT)
+            agent.tidy_once()
+        else:
+            agent.eraser.erase(subject="somebody else")
+
+        assert agent.eraser.unfinished == 0
+        assert [trainer.closed for trainer in gateway.trainers] == [True]
+
+    def test_a_record_that_is_yet_to_come_is_not_buried(self, make_gateway: MakeGateway) -> None:
+        """A wrong id must not take a later row from its window; one that waits unread is erased."""
+        gateway, _ = two_canaries(make_gateway)
+        unread = serve_canaries(gateway, 1)
+        agent = agent_of(gateway)
+
+        receipt = agent.eraser.erase(record_ids=ids(gateway, unread, unread + 1, 10**15))
+
+        assert receipt.records == 1
+        gateway.serve(2 * WINDOW)
+        gateway.label([unread, unread + 1])
+        drain(gateway)
+        kept = agent.store.labelled(0, 9, 99).slots
+        assert unread not in kept and unread + 1 in kept
+
+    def test_a_ring_that_a_worker_just_made_is_wiped_too(self, make_gateway: MakeGateway) -> None:
+        """Before the agent has gone over to it."""
+        gateway, _ = two_canaries(make_gateway)
+        gateway.writer.close()
+        gateway.writer_path.unlink()
+        gateway.writer = open_writer(gateway.writer_path, RowLayout.of(TASK), 4096)
+        gateway.serve(1)
+        serve_canaries(gateway, 3, pseudonym(gateway))
+
+        receipt = agent_of(gateway).eraser.erase(subject=PATIENT)
+
+        assert receipt.records == 5 and traces(gateway) == []
+        gateway.serve(2 * WINDOW)
+        drain(gateway)
+        assert traces(gateway) == []
 
 
 class TestFaults:
@@ -461,6 +523,19 @@ class TestCommands:
         for text in (caplog.text, done[1], wrong[1], str(wrong[2]), withdrawn[1]):
             assert "Ward" not in text and "patient" not in text
         assert agent_of(one).consent.withdrawn(pseudonym(one)) == TRAINING
+
+    def test_a_file_of_subjects_may_begin_with_a_mark(
+        self, gateway: tuple[Gateway, AdminPort, Path], tmp_path: Path
+    ) -> None:
+        """As some editors write it, and with their ends of lines."""
+        _, port, config = gateway
+        names = tmp_path / "names.txt"
+        names.write_bytes(b"\xef\xbb\xbf" + f"{PATIENT}\r\n\r\n".encode())
+        try:
+            done = self.run("erase", "--subject-file", str(names), "--config", str(config))
+        finally:
+            port.close()
+        assert done[:2] == (0, "erased 2 records\n")
 
     @pytest.mark.parametrize(
         "arguments",

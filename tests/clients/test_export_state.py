@@ -59,6 +59,23 @@ def test_no_secret_is_in_it(config: Path) -> None:
     assert b"S" * 32 not in everything
 
 
+def test_what_addresses_and_tables_hide_is_left_out(config: Path) -> None:
+    """A password in an address, secrets of further models; and only its owner reads the file."""
+    text = config.read_text()
+    address = "https://me:canary-pass@centre.example/c"
+    config.write_text(
+        f'coordinator_url = "{address}"\n{text}\n'
+        '[[models]]\nfamily = "second"\ntask = "toy"\n'
+        '[models.escalation]\ntoken_file = "canary-path"\n'
+    )
+
+    found = exported(config)
+
+    assert not any(b"canary" in data for data in found.values())
+    assert b"https://(left out)@centre.example/c" in found["settings.json"]
+    assert (config.parent / "export.zip").stat().st_mode & 0o777 == 0o600
+
+
 def test_no_payload_label_sketch_or_row_is_read(config: Path) -> None:
     """What is read of the state file is a closed list, and no content is on it."""
     columns = " ".join(QUERIES.values())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 
 from fedge.config import RetentionSettings
 from fedge.data.blocks import BlockStore
+from fedge.errors import StateError
 from fedge.privacy.entries import Erased, read_entry
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import new_policy
@@ -109,6 +110,28 @@ def test_a_block_lives_as_long_as_it_may(house: House) -> None:
     house.pass_time(11 * DAY)
     assert house.kept == []
     assert not any((house.home / "blocks").iterdir())
+
+
+def test_files_that_a_disk_did_not_let_go_go_later(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No row names them any more, and no restart is waited for."""
+    house.put()
+    with monkeypatch.context() as read_only:
+
+        def refuse(paths: Iterable[Path]) -> None:
+            if list(paths):
+                raise StateError("read-only file system")
+
+        read_only.setattr("fedge.data.removal.remove_files", refuse)
+        with pytest.raises(StateError):
+            house.pass_time(31 * DAY)
+    assert house.kept == [] and any((house.home / "blocks").glob("*/*"))
+
+    house.keeper.step()
+
+    assert not any((house.home / "blocks").iterdir())
+    assert house.notes() == [("retention", 0)]
 
 
 def test_the_quota_spares_what_a_run_reads(tmp_path: Path) -> None:

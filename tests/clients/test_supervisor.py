@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from fakes.gateways import (
     FAMILY,
@@ -293,6 +294,31 @@ def test_stopping_leaves_no_process(gateway: SupervisedGateway, number: signal.S
     idle.close()
 
 
+def test_before_it_stops_it_says_that_it_is_not_ready(tmp_path: Path) -> None:
+    """For `stop_delay_s` it serves on, unready, also with a worker that had to be started again;
+    a second signal ends it at once."""
+    with SupervisedGateway(tmp_path, stop_delay_s=60.0) as gateway:
+        gateway.install("A", 1)
+        assert ready(gateway.port) == 200
+        assert gateway.process is not None
+        gateway.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: ready(gateway.port) == 400, what="it is not ready")
+        assert gateway.release() == 1
+
+        before = gateway.client.status()["worker_pid"]
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: gateway.client.status()["worker_pid"] not in (None, before))
+        wait_until(lambda: ready(gateway.port) == 400, what="the next worker is not ready either")
+        assert gateway.release() == 1
+
+        assert gateway.stop(signal.SIGTERM) == 0
+
+
+def ready(port: int) -> int:
+    """Status of a readiness request."""
+    return httpx.get(f"http://127.0.0.1:{port}/v2/health/ready", timeout=10).status_code
+
+
 def test_a_system_that_cannot_start_a_process_stops_nothing(gateway: SupervisedGateway) -> None:
     """Where no process can be started the supervisor says so, waits, and goes on serving."""
     gateway.install("A", 1)
@@ -356,7 +382,7 @@ def test_settings_mean_the_same_to_supervisor_and_agent(tmp_path: Path) -> None:
     (tmp_path / "full.toml").write_text(
         'state_dir = "s"\nruntime_dir = "/r"\nhost = "::1"\nport = 7\nsuperlink = "h:1"\n'
         'train = false\ndrain_s = 3.5\nops_port = -1\nfamily = "first"\nmax_batch = 9\n'
-        "start_supernode = false\n"
+        "start_supernode = false\nstop_delay_s = 2.5\n"
         '[[models]]\nfamily = "second"\ntask = "t"\n[[models]]\nfamily = "third"\ntask = "t"\n'
     )
     for name in ("bare.toml", "full.toml"):

@@ -169,13 +169,14 @@ class Gateway:
         seed: int = 0,
         purposes: int = ALL_PURPOSES,
         subject: bytes = NOBODY,
+        scale: float = 1.0,
     ) -> int:
-        """Let the worker observe `rows` rows; answers the first slot."""
+        """Let the worker observe `rows` rows, inputs `scale` wide; answers the first slot."""
         rng = np.random.default_rng([seed, self.writer.next_slot])
         block_slots = self.block_windows * self.settings.window_slots
         logits = rng.normal(size=(rows, 2)).astype(np.float32)
         features = rng.normal(size=(rows, 1)).astype(np.float32)
-        inputs = rng.normal(size=(rows, 2)).astype(np.float32)
+        inputs = (scale * rng.normal(size=(rows, 2))).astype(np.float32)
         return self.writer.append(
             self.block_of or (lambda slot, now: slot // block_slots),
             release,

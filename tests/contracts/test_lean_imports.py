@@ -89,7 +89,7 @@ def test_the_supervisor_loads_only_light_modules_of_ours() -> None:
     own += ("ops", "slot_keeper", "sockets", "supervisor", "supervisor_settings")
     assert others == {"fedge", "fedge_client"}
     assert ours == {
-        *("fedge", "fedge.errors", "fedge.lifetime", "fedge.logs"),
+        *("fedge", "fedge.durable", "fedge.errors", "fedge.lifetime", "fedge.logs"),
         *("fedge.serving", "fedge.serving.escalation_counts", "fedge.serving.stats"),
         *("fedge_client", *(f"fedge_client.{name}" for name in own)),
     }

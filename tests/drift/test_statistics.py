@@ -13,6 +13,7 @@ from fedge.drift.detect import certifiable, month_of_tests, threshold
 from fedge.drift.scores import score_sheet
 from fedge.drift.watch import ReleaseWatch, watch_gateway
 from fedge.errors import RecordError
+from fedge.records import WindowReport
 
 
 def watch(site: Site, settings: DriftSettings, windows: int, **faults: float) -> ReleaseWatch:
@@ -72,6 +73,60 @@ def test_no_false_alarm_with_cut_and_lossy_windows(demo: DriftSettings) -> None:
         found = watch_gateway(gateway(seed), reports, {SHA: REFERENCE}, demo).releases[1]
         assert found.baseline is not None
         assert found.alarm is None
+
+
+def clocked(site: Site, windows: int, *, onset: int = 10**6, quiet: int = 0) -> list[WindowReport]:
+    """Windows that the clock closed: 40 to 400 requests each, `quiet` of every ten nearly none."""
+    rng = np.random.default_rng(site.seed)
+    slots = [int(rng.integers(40, 400)) if w % 10 >= quiet else w % 3 for w in range(windows)]
+    return [
+        site.report(w, slots=count, faulty=float(w >= onset), timed=True)
+        for w, count in enumerate(slots)
+    ]
+
+
+def judged(reports: list[WindowReport], settings: DriftSettings) -> ReleaseWatch:
+    return watch_gateway(gateway(1), reports, {SHA: REFERENCE}, settings).releases[1]
+
+
+def test_windows_of_the_clock_form_a_baseline(demo: DriftSettings) -> None:
+    """However many requests each held: no false alarm over 40 sites, and a shift is found."""
+    quiet = [judged(clocked(Site(seed=seed), 60), demo) for seed in range(40)]
+    assert all(found.baseline is not None and found.alarm is None for found in quiet)
+
+    moved = [judged(clocked(Site(seed=seed), 60, onset=40), demo) for seed in range(10)]
+    assert all(found.alarm and 38 <= found.alarm.first_window <= 42 for found in moved)
+
+
+def test_an_empty_window_of_the_clock_is_no_baseline(demo: DriftSettings) -> None:
+    """Silence shows nothing of how a site is: such windows fill no baseline and stay unknown."""
+    site = Site(seed=3)
+    reports = [site.report(w, slots=0, timed=True) for w in range(60)]
+    found = judged(reports, demo)
+    assert found.baseline is None and found.baseline_windows == 0
+
+    later = [site.report(w, slots=0, timed=True) for w in range(30, 50)]
+    found = judged([*clocked(site, 30), *later], demo)
+    assert found.baseline is not None and found.alarm is None
+    assert 2 * found.recent_rows < found.window_rows
+
+
+def test_a_window_of_few_rows_weighs_little(demo: DriftSettings) -> None:
+    """Nights in which next to nothing arrives do not drown in noise what the days show."""
+
+    def largest(reports: list[WindowReport], length: int) -> float:
+        settings = demo.model_copy(
+            update={"lengths": (length,), "baseline_windows": 4 * length, "min_effect": 0.01}
+        )
+        return float(np.nanmax(judged(reports, settings).heat[-1]))
+
+    every, days = [], []
+    for seed in range(12):
+        site = Site(seed=seed, shift=(0.4,) * NUMERIC)
+        reports = clocked(site, 120, onset=100, quiet=7)
+        every.append(largest(reports, 10))
+        days.append(largest([report for report in reports if report.slots > 10], 3))
+    assert np.mean(every) > 0.9 * np.mean(days)
 
 
 @pytest.mark.parametrize("wander", [0.08, 0.16])

@@ -102,7 +102,9 @@ class Site:
         slots: int | None = None,
         dropped: int = 0,
         release: int = 1,
+        timed: bool = False,
     ) -> WindowReport:
+        """One window; `timed`: the clock closed it, so that what came is all that it planned."""
         covered = self.slots if slots is None else slots
         noised = self.counts(faulty, covered - dropped)
         return WindowReport(
@@ -113,7 +115,7 @@ class Site:
             reference_sha256=SHA,
             first_slot=window * self.slots,
             slots=covered,
-            planned_slots=self.slots,
+            planned_slots=max(1, covered) if timed else self.slots,
             dropped=dropped,
             opened_at=1000.0 + window,
             closed_at=1001.0 + window,

@@ -14,12 +14,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from fedge.delivery.candidate import countersign, describe_files, publish, stage
-from fedge.delivery.durable import write_file
 from fedge.delivery.keys import KeyFiles
 from fedge.delivery.repository import ReleaseRepository
 from fedge.delivery.signing import Clock
 from fedge.delivery.slots import read_slot
 from fedge.delivery.switch import ProbeReport, Slot
+from fedge.durable import write_file
 from fedge.errors import TrialFailedError
 from fedge.records import (
     CategoricalStream,

@@ -9,7 +9,7 @@ import pytest
 from fakes.centre import Centre, FakeClock, Sender, report, server_settings, status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import func, select
+from sqlalchemy import func, insert, select
 
 from fedge.errors import EnvelopeError, StateError
 from fedge.identity import MAGIC, Envelope
@@ -396,6 +396,22 @@ class TestGaps:
         detail = centre.fleet.detail(sender.fingerprint)
         assert detail is not None and detail.gap_records[0] == self.GAP
         assert len(detail.gap_records) == 2
+
+    def test_absurd_counts_break_no_view(self, centre: Centre) -> None:
+        """One gateway's lies add up to no number that a database or a record cannot hold."""
+        sender, most = centre.admitted(), 2**53 - 1
+        gap = GapRecord(
+            kind="report", count=most, first_seq=0, last_seq=most, first_at=1.0, last_at=2.0
+        )
+        sealed = sender.seal("gap", 0, gap.to_bytes())
+        centre.post(sealed)
+        with centre.database.writing() as connection:
+            (row,) = connection.execute(select(envelopes)).mappings()
+            rows = [{**row, "number": n + 1, "seq": n} for n in range(1, 1100)]
+            connection.execute(insert(envelopes), rows)
+
+        (state,) = centre.fleet.state().gateways
+        assert state.given_up == most
 
     @pytest.mark.parametrize(
         "payload", [b"", b"{}", GAP.to_bytes().replace(b'"count":3', b'"count":6')]

@@ -27,6 +27,7 @@ from fakes.workers import StartWorker, WorkerProcess
 
 from fedge.config import GatewaySettings
 from fedge.serving.composition import compose
+from fedge.serving.escalation_counts import counts_path, read_counts
 from fedge.serving.ring import RingReader
 from fedge.serving.stats import read_stats, stats_path
 
@@ -210,3 +211,26 @@ def test_an_unknown_model_is_a_wrong_setting(gateway: GatewaySettings) -> None:
     assert worker.process.wait(20) == 1
     worker.close()
     listening.close()
+
+
+def test_escalation_is_off_where_it_cannot_be_counted(
+    gateway: GatewaySettings, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its file of counts says that latencies are no public fact: without it nothing is sent on.
+    Where escalation is off again no such file is left."""
+    fill_slot(gateway.state_dir, "A", 1)
+    config = gateway.state_dir.parent / "gateway.toml"
+    counts = counts_path(gateway.runtime_dir, FAMILY, "A")
+    plain = config.read_text()
+    add_settings(gateway, '[escalation]\nurl = "http://127.0.0.1:9"\nmodel = "m"')
+    compose(GatewaySettings.load(config), FAMILY, "A")
+    assert read_counts(counts)["escalated"] == 0
+    counts.unlink()
+    counts.with_suffix(".part").mkdir()
+    compose(GatewaySettings.load(config), FAMILY, "A")
+    assert "nothing is escalated" in caplog.text and not counts.exists()
+    counts.with_suffix(".part").rmdir()
+    counts.write_bytes(b"of a worker before")
+    config.write_text(plain)
+    compose(GatewaySettings.load(config), FAMILY, "A")
+    assert not counts.exists()

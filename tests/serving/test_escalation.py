@@ -715,10 +715,14 @@ def excluded(ledger: Ledger) -> list[int]:
     return [e.block for e in entries if e.kind == "excluded" and e.what == "escalation"]
 
 
+def always() -> bool:
+    return True
+
+
 def test_a_block_is_granted_once_the_ledger_names_it(tmp_path: Path, ledger: Ledger) -> None:
     """The present and the next block; the one before stays for its last requests."""
     path = tmp_path / GRANTS_FILE
-    desk, granted = EscalationDesk(ledger, path), GrantedBlocks(path)
+    desk, granted = EscalationDesk(ledger, path, always), GrantedBlocks(path)
     assert not granted.cover([7])
     for block, named, then in ((7, [7, 8], 6), (7, [7, 8], 6), (8, [7, 8, 9], 6), (20, None, 9)):
         desk.cover(block)
@@ -735,13 +739,28 @@ def test_a_block_is_granted_once_the_ledger_names_it(tmp_path: Path, ledger: Led
 def test_a_restarted_agent_grants_anew(tmp_path: Path, ledger: Ledger) -> None:
     """No entry is written twice, and what an earlier process granted goes."""
     path = tmp_path / GRANTS_FILE
-    EscalationDesk(ledger, path).cover(7)
-    EscalationDesk(ledger, path).cover(7)
+    EscalationDesk(ledger, path, always).cover(7)
+    EscalationDesk(ledger, path, always).cover(7)
     assert excluded(ledger) == [7, 8]
-    EscalationDesk(ledger, path).cover(30)
+    EscalationDesk(ledger, path, always).cover(30)
     assert not GrantedBlocks(path).cover([7])
-    EscalationDesk(ledger, path).revoke()
+    EscalationDesk(ledger, path, always).revoke()
     assert not GrantedBlocks(path).cover([30])
+
+
+def test_nothing_is_excluded_that_may_not_leave(tmp_path: Path, ledger: Ledger) -> None:
+    """A task without the purpose has no entry, and loses the grants of the one before it."""
+    path, allowed = tmp_path / GRANTS_FILE, [False]
+    desk, granted = EscalationDesk(ledger, path, lambda: allowed[0]), GrantedBlocks(path)
+    write_grants(path, [3])
+    desk.cover(3)
+    assert not granted.cover([3]) and excluded(ledger) == []
+    allowed[0] = True
+    desk.cover(3)
+    assert granted.cover([3, 4]) and excluded(ledger) == [3, 4]
+    allowed[0] = False
+    desk.cover(4)
+    assert not granted.cover([4]) and excluded(ledger) == [3, 4]
 
 
 def test_no_grant_without_its_entry(tmp_path: Path) -> None:
@@ -751,11 +770,11 @@ def test_no_grant_without_its_entry(tmp_path: Path) -> None:
     policy = read_policy(settings.state_dir / "policy.toml")
     ledger = Ledger(state, policy, clock=lambda: 5.0)
     with pytest.raises(OSError, match="absent"):
-        EscalationDesk(ledger, tmp_path / "absent" / GRANTS_FILE).cover(7)
+        EscalationDesk(ledger, tmp_path / "absent" / GRANTS_FILE, always).cover(7)
     assert excluded(ledger) == [7, 8]
     state.close()
     with pytest.raises(Exception, match="closed"):
-        EscalationDesk(ledger, tmp_path / GRANTS_FILE).cover(9)
+        EscalationDesk(ledger, tmp_path / GRANTS_FILE, always).cover(9)
     assert not (tmp_path / GRANTS_FILE).exists()
 
 
@@ -773,7 +792,7 @@ def test_a_callers_request_goes_all_the_way(tmp_path: Path) -> None:
     state = StateFile(settings.state_dir / "state.sqlite")
     policy = read_policy(settings.state_dir / "policy.toml")
     ledger = Ledger(state, policy, clock=lambda: 5.0)
-    desk = EscalationDesk(ledger, settings.state_dir / GRANTS_FILE)
+    desk = EscalationDesk(ledger, settings.state_dir / GRANTS_FILE, always)
     inputs = toy_inputs(3, seed=5)
 
     async def story() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import re
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 
 import pytest
 from fakes.gateways import wait_until
-from fakes.listeners import QUICK, Held, RunningListener, answer, echo, read_body, request
+from fakes.listeners import QUICK, Held, RunningListener, Wire, answer, echo, read_body, request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ from fedge.config import LimitSettings
 from fedge.serving.connection import (
     FIRST_BODY_BYTES,
     MAX_HEAD_BYTES,
+    MAX_WAITING,
     Connection,
     Front,
     Pace,
@@ -168,7 +170,11 @@ def test_the_ways_to_ask_that_http_knows() -> None:
 
         upgrade = served.connect()
         plain = upgrade.ask("/u", connection="upgrade", upgrade="websocket")
-        assert plain.value["path"] == "/u" and upgrade.closed()
+        assert plain.value["path"] == "/u"
+        offer = {"connection": "Upgrade, HTTP2-Settings", "upgrade": "h2c", "http2_settings": "AAM"}
+        assert upgrade.ask("/v", b"123", **offer).value["size"] == 3
+        upgrade.send(request("/w", b"12", **offer) * 3)
+        assert [upgrade.answer().value["size"] for _ in range(3)] == [2, 2, 2]
 
         half = served.connect().send(request("/half", b"12"))
         half.socket.shutdown(socket.SHUT_WR)
@@ -194,6 +200,62 @@ def test_what_follows_requests_does_not_cost_their_answers(behind: bytes, waits:
         assert last.answer().headers["connection"] == "close" and last.closed()
 
 
+async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers without a look at the body."""
+    await answer(send, {"error": "no"}, 401)
+
+
+def test_trailers_are_no_headers() -> None:
+    """What comes behind a body cannot change what was said before it."""
+
+    async def named(scope: Scope, receive: Receive, send: Send) -> None:
+        await read_body(receive)
+        await answer(send, [name.decode() for name, _ in scope["headers"]])
+
+    with RunningListener(named) as served:
+        wire = served.connect()
+        chunked = (
+            b"POST / HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n"
+        )
+        wire.send(chunked + b"authorization: Bearer x\r\n\r\n")
+        assert wire.answer().value == ["host", "transfer-encoding"]
+        assert wire.ask("/next").value == ["host", "content-length"]
+
+
+@pytest.mark.parametrize(
+    "endless",
+    [b"0\r\n" + b"a: b\r\n" * 400_000, b"0\r\na: " + b"b" * 2**21, b"1\r\nx\r\n" * 500_000],
+)
+def test_what_surrounds_a_body_is_bounded(endless: bytes) -> None:
+    """Trailers without end, and a body in crumbs, are cut: no caller fills the memory so."""
+    head = b"POST / HTTP/1.1\r\nhost: here\r\ntransfer-encoding: chunked\r\n\r\n"
+    with RunningListener(echo) as served:
+        wire = served.connect()
+        with contextlib.suppress(OSError):  # it may be cut while it still sends
+            wire.send(head + b"1\r\nx\r\n" + endless)
+        assert wire.answer().status == 431 and wire.closed()
+        assert served.connect().ask("/").status == 200
+
+
+def test_only_so_many_requests_wait() -> None:
+    """Who pipelines without measure gets the answers to the first ones, and has to come again."""
+    held = Held()
+    with RunningListener(held) as served:
+        wire = served.connect().send(request("/slow"))
+        assert held.asked.wait(10)
+        served.run(_told(wire.send, request("/quick") * 2000))
+        served.run(held.go())
+        answers = [wire.answer()]
+        while "connection" not in answers[-1].headers:
+            answers.append(wire.answer())
+        assert len(answers) <= 1 + MAX_WAITING and wire.closed()
+
+
+async def _told(call: Callable[[bytes], object], data: bytes) -> None:
+    """Send while the listener's loop does nothing else, so that it finds all of it at once."""
+    call(data)
+
+
 def test_a_caller_that_half_closes_still_gets_a_late_answer() -> None:
     """The end of what it sends is not the end of what it reads."""
     held = Held()
@@ -215,11 +277,6 @@ def test_a_caller_that_waits_to_be_asked_is_asked() -> None:
         assert wire.answer().status == 100
         assert wire.send(b"abc").answer().value["size"] == 3
         assert wire.ask("/next").status == 200
-
-
-async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answers without a look at the body."""
-    await answer(send, {"error": "no"}, 401)
 
 
 def test_a_body_that_nobody_wants_is_passed_over() -> None:
@@ -355,13 +412,30 @@ def test_too_many_connections_are_told_so(tmp_path: Path) -> None:
         third = served.connect()
         refusal = third.answer()
         assert refusal.status == 503 and refusal.value["error"].startswith("connections: ")
-        assert third.closed()
+        assert refusal.headers["retry-after"] == "1" and third.closed()
         first.close()
         wait_until(lambda: served.listener.connections == 1, what="one left")
         assert served.connect().ask("/").status == 200
     counted = read_stats(tmp_path / "stats.bin")
     assert counted["refused"] == {"token": 0, "rate": 0, "concurrency": 0, "connections": 1}
     assert counted["requests"] == {"1xx": 0, "2xx": 3, "3xx": 0, "4xx": 0, "5xx": 0}
+
+
+def test_one_client_does_not_take_every_connection() -> None:
+    """Beyond its share it gets 429 while others are served; what it closes it may reopen."""
+    limits = LimitSettings(max_connections_per_client=2)
+    with RunningListener(echo, limits) as served:
+        first, second = served.connect(), served.connect()
+        assert first.ask("/").status == second.ask("/").status == 200
+        refusal = served.connect().answer()
+        assert (refusal.status, refusal.headers["retry-after"]) == (429, "1")
+        other = socket.create_connection(("127.0.0.1", served.port), 10, ("127.0.0.2", 0))
+        assert Wire(other).ask("/").status == 200
+        first.close()
+        wait_until(lambda: served.listener.connections == 2, what="one left")
+        third = served.connect()
+        assert third.ask("/").status == 200
+        assert served.connect().answer().status == 429
 
 
 class Exhausted(socket.socket):

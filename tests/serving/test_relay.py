@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from fakes.upstreams import FakeServer, Request, answer, hang, plays, run
 
 from fedge.config import GatewaySettings
 from fedge.errors import RequestError
-from fedge.serving.relay import Relay, family_of, was_relayed
+from fedge.serving.relay import MAX_UNDER_WAY, Relay, family_of, was_relayed
 from fedge.serving.upstream import Endpoint, HttpClient, Response
 
 JSON = [(b"content-type", b"application/json")]
@@ -231,6 +232,38 @@ def test_a_worker_that_is_down_is_said_to_be_down(tmp_path: Path) -> None:
                 assert status == 503
                 assert dict(headers)[b"retry-after"].isdigit()
                 assert family in json.loads(body)["error"]
+
+    run(story())
+
+
+def test_a_worker_that_hangs_takes_so_many_places_and_no_more(tmp_path: Path) -> None:
+    """Callers beyond are told at once, so that the model of the worker they came to is served."""
+
+    async def story() -> None:
+        async with FakeServer(hang, socket=tmp_path / "hung"):
+            relay = Relay({"hung": tmp_path / "hung"}, timeout_s=0.3)
+
+            async def asked() -> tuple[int, float]:
+                begun = time.monotonic()
+                status, _, _ = await relay.forward("POST", "/v2/models/hung/infer", JSON, b"{}")
+                return status, time.monotonic() - begun
+
+            answers = await asyncio.gather(*(asked() for _ in range(MAX_UNDER_WAY + 9)))
+            assert {status for status, _ in answers} == {503}
+            assert sum(took < 0.2 for _, took in answers) == 9
+            assert (await asked())[1] > 0.2, "places are given back"
+
+    run(story())
+
+
+def test_who_only_looks_has_no_body_passed_on(pair: Pair) -> None:
+    """Readiness of another model needs no token: a body with it is not even read."""
+
+    async def story() -> None:
+        async with pair.up():
+            big = bytes(pair.settings["one"].max_body_bytes + 1)
+            got = await ask(pair.clients["one"], "GET", "/v2/models/two/ready", big)
+            assert (got.status, json.loads(got.body)["ready"]) == (200, True)
 
     run(story())
 

@@ -36,6 +36,7 @@ from fedge.config import GatewaySettings
 from fedge.records import ModelInput
 from fedge.records.purposes import purpose_bits
 from fedge.serving.ring import LABEL, OBSERVATION, RingReader
+from fedge.serving.stats import read_stats, stats_path
 
 INFER = f"/v2/models/{FAMILY}/infer"
 
@@ -146,6 +147,8 @@ def test_an_unknown_answer_is_no_answer(
     assert status == 422 and "not finite" in answer["error"]
     status, answer = caller.infer(toy_inputs(1))
     assert answer["parameters"]["fedge_record_ids"][0].endswith("-0-1")
+    counted = read_stats(stats_path(gateway.runtime_dir, FAMILY, "A"))
+    assert counted["rows"] == 2, "slots less rows would tell how many were unknown"
     rows, _ = RingReader(gateway.state_dir / "ring.bin").read(0, 10)
     assert not np.isfinite(rows["logits"][0]).all() and np.isfinite(rows["logits"][1]).all()
     caller.close()

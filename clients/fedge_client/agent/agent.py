@@ -29,6 +29,7 @@ from fedge.privacy.ledger import Ledger
 from fedge.privacy.noise import Noise
 from fedge.privacy.policy import read_policy
 from fedge.records import GatewayStatus, RoundRequest
+from fedge.serving.grants import GRANTS_FILE
 from fedge.serving.record_ids import block_numbering, id_prefix
 from fedge.statefile import StateFile
 from fedge_client.agent import facts
@@ -179,16 +180,22 @@ class Agent:
         )
         self._block_of = block_numbering(self.policy.block, settings.window_slots)
         self.escalation: EscalationDesk | None = None
-        grants = state_dir / "escalation.json"
+        grants = state_dir / GRANTS_FILE
+        desk = EscalationDesk(self.ledger, grants, self._may_escalate)
         if settings.escalation.url:
-            self.escalation = EscalationDesk(self.ledger, grants)
+            self.escalation = desk
         elif grants.exists():
-            EscalationDesk(self.ledger, grants).revoke()
+            desk.revoke()
         self.sender = Sender(self.spool, ports.post, interval_s=settings.push_interval_s)
         self._worker_restarts = 0
         self.telemetry = open_telemetry(
             settings.telemetry, gateway=identity.fingerprint, status=self.public_facts
         )
+
+    def _may_escalate(self) -> bool:
+        status = self.installer.status()
+        serving = None if status.slot == "none" else self.installed.get(status.release)
+        return serving is not None and "escalation" in serving.task.purposes
 
     # --- one bounded piece of work each ---------------------------------------------------
 
@@ -238,6 +245,7 @@ class Agent:
     def local_facts(self) -> dict[str, Any]:
         """What the machine's own operator may know besides; it never leaves the host."""
         return {
+            "dropped_labels": self.watcher.dropped_labels,
             "refused_labels": self.watcher.refused_labels,
             "stored_bytes": self.store.bytes_on_disk,
             "damaged_windows": self.store.damaged,

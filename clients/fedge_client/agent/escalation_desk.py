@@ -8,6 +8,7 @@ on what the records hold.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from fedge.privacy.ledger import Ledger
@@ -20,23 +21,29 @@ class EscalationDesk:
     Args:
         ledger: of this model.
         path: `escalation.json` in this model's state folder.
+        allowed: whether the schema of the task that is served lets records be escalated.
 
     What an earlier process granted stays granted until `cover` or `revoke` is called first.
     """
 
-    def __init__(self, ledger: Ledger, path: Path) -> None:
-        self._ledger, self._path = ledger, path
+    def __init__(self, ledger: Ledger, path: Path, allowed: Callable[[], bool]) -> None:
+        self._ledger, self._path, self._allowed = ledger, path, allowed
         self._granted: frozenset[int] | None = None
 
     def cover(self, block: int) -> None:
         """Grant the present block and the next one; the one before stays, for its last requests.
 
-        The next one too, because the worker may come to it before the agent does. Cheap where
-        nothing changed. Not for use within a transaction: the entries must be on disk first.
+        The next one too, because the worker may come to it before the agent does. Where the task
+        does not allow escalation nothing is granted, and nothing excluded from the guarantee.
+        Cheap where nothing changed. Not for use within a transaction: the entries must be on disk
+        first.
 
         Raises:
             OSError: the disk refused; no block is granted that the ledger does not name.
         """
+        if not self._allowed():
+            self.revoke()
+            return
         wanted = {block, block + 1}
         if self._granted is not None and wanted <= self._granted:
             return

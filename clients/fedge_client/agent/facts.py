@@ -24,8 +24,6 @@ class StreamFacts(Protocol):
     @property
     def dropped(self) -> int: ...
     @property
-    def dropped_labels(self) -> int: ...
-    @property
     def withheld(self) -> int: ...
     @property
     def lost(self) -> int: ...
@@ -55,7 +53,6 @@ def collect(
             "next_slot": stream.next_slot,
             "windows": stream.windows,
             "dropped_observations": stream.dropped,
-            "dropped_labels": stream.dropped_labels,
             "withheld_windows": stream.withheld,
             "lost_records": stream.lost,
             "refused_envelopes": spool.refused,

@@ -116,6 +116,7 @@ class Housekeeper:
         self._state, self._store, self._ledger = state, store, ledger
         self._retention, self._reserved, self._eraser = retention, reserved, eraser
         self._time = TrustedTime(state, clock, steady)
+        self._interrupted = False
 
     def step(self) -> float:
         """Do once what is due; answers the seconds until the next step.
@@ -123,6 +124,10 @@ class Housekeeper:
         Raises:
             StateError: the disk refused; the next step tries again.
         """
+        if self._interrupted:
+            # Files that no row names any more: nothing else deletes them before the next start.
+            self._store.remove_leftovers()
+        self._interrupted = True
         now = self._time.now()
         if self._time.settled:
             self._store.arrived_by(now)
@@ -140,4 +145,5 @@ class Housekeeper:
                 log.info("deleted %d windows: %s", len(windows), why)
         self._eraser.finish()
         self._state.scrub()
+        self._interrupted = False
         return INTERVAL_S

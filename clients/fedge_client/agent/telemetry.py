@@ -23,11 +23,11 @@ log = logging.getLogger(__name__)
 
 EXPORT_TIMEOUT_S = 5.0
 COUNTERS = (
-    *("windows", "dropped_observations", "withheld_windows", "refused_envelopes"),
-    *("spool_dropped", "spool_gaps", "spool_corrupt", "worker_restarts"),
+    *("windows", "dropped_observations", "withheld_windows"),
+    *("spool_dropped", "spool_corrupt", "worker_restarts"),
 )
 """Fields that only grow; the other numbers are gauges. Counts of labels are not exported."""
-GAUGES = ("release", "next_slot", "spool_depth")
+GAUGES = ("release", "next_slot", "spool_depth", "spool_gaps", "refused_envelopes")
 
 
 class Telemetry(Protocol):

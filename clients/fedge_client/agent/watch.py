@@ -10,10 +10,12 @@ twice. Rows wait in the ring and nowhere else: what is wiped there is gone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,7 +103,7 @@ class Watcher:
         # Erasing asks from another thread.
         self._lock = threading.RLock()
         self._reader: RingReader | None = None
-        self._inode, self._read_rows, self._more = 0, 1, False
+        self._inode, self._read_rows, self._more, self._astray = 0, 1, False, False
         self._dropped = self._dropped_labels = 0
         self._resume()
 
@@ -124,7 +126,7 @@ class Watcher:
 
     @property
     def dropped_labels(self) -> int:
-        """Labels that the ring had no room for, as of the last poll."""
+        """Labels that the ring had no room for, as of the last poll: a fact that stays here."""
         return self._dropped_labels
 
     @property
@@ -164,6 +166,8 @@ class Watcher:
             records taken in and windows closed.
         """
         with self._lock:
+            if self._astray:
+                self._resume()
             try:
                 if self._cuts:
                     return self._finish()
@@ -174,6 +178,7 @@ class Watcher:
                 return taken + self._finish()
             except BaseException:
                 # Cutter and positions no longer agree: going on would put rows into wrong windows.
+                self._astray = True
                 self.close()
                 self._resume()
                 raise
@@ -194,6 +199,8 @@ class Watcher:
             StateError: the ring is damaged.
         """
         with self._lock:
+            if self._astray:
+                self._resume()
             reader = self._open()
             if reader is None:
                 return 0
@@ -205,8 +212,42 @@ class Watcher:
                 return matched
 
             wiped = reader.wipe(also_told)
+            with self._following() as following:
+                wiped += 0 if following is None else following.wipe(also_told)
             self._labels.forget(gone)
             return wiped
+
+    def given_out(self) -> int:
+        """No slot from here on was given to a row yet.
+
+        Raises:
+            StateError: the disk refused.
+        """
+        with self._lock:
+            if self._astray:
+                self._resume()
+            reader = self._open()
+            slots = [self._next_slot, 0 if reader is None else reader.given_out]
+            with self._following() as following:
+                slots.append(0 if following is None else following.given_out)
+            return max(slots)
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[RingReader | None]:
+        """The ring that a worker made in place of the one being read, if it did."""
+        following = None
+        if self._reader is not None and self._present_inode() not in (0, self._inode):
+            try:
+                following = open_reader(self._ring)
+            except StateError as error:
+                if isinstance(error.__cause__, OSError):
+                    raise
+                # Damaged: it is given up, and whatever it holds, once it is read.
+        try:
+            yield following
+        finally:
+            if following is not None:
+                following.close()
 
     def close(self) -> None:
         with self._lock:
@@ -220,6 +261,7 @@ class Watcher:
         """Stand where the last final window ended, as a new process would."""
         self._progress: Progress = self._watch_state.read(self._clock, self._window_s)
         self._begin(self._progress.position)
+        self._astray = False  # whether an error came in between, and resuming failed too
 
     def _begin(self, position: int) -> None:
         """Forget what was taken in after the last final window; go on reading at `position`."""

@@ -84,7 +84,14 @@ class WindowReporter:
         purposes = self._purposes(rows)
         profile, predictions = _profiled(rows, purposes & MONITORING > 0, installed)
         trained = _chosen(purposes & TRAINING > 0)
-        self._keep(span, rows[trained], predictions[trained])
+        # Of all rows: when a window is deleted must not depend on which of them are kept.
+        self._keep(
+            span,
+            rows[trained],
+            predictions[trained],
+            arrived=float(rows["time"].max()) if len(rows) else None,
+            present=len(rows) if "training" in installed.task.purposes else 0,
+        )
         self._sketch(span, profile.sketch)
         event = window_event(installed.reference, self._policy.window_rho)
         try:
@@ -108,7 +115,8 @@ class WindowReporter:
             reference_sha256=installed.reference_sha256,
             first_slot=span.first_slot,
             slots=span.slots,
-            planned_slots=self._window_slots,
+            # Time was the plan: then what came is all that was to come, unless nothing did.
+            planned_slots=max(1, span.slots) if span.timed else self._window_slots,
             dropped=span.dropped,
             opened_at=closing.opened_at,
             closed_at=closing.closed_at,
@@ -128,7 +136,15 @@ class WindowReporter:
             purposes[about_somebody] &= ~np.array(bits, dtype=np.uint8)[which.ravel()]
         return purposes
 
-    def _keep(self, span: WindowSpan, rows: Records, predictions: npt.NDArray[np.int32]) -> None:
+    def _keep(
+        self,
+        span: WindowSpan,
+        rows: Records,
+        predictions: npt.NDArray[np.int32],
+        *,
+        arrived: float | None,
+        present: int,
+    ) -> None:
         """Put rows that may be trained on into their block."""
         self._store.write_window(
             block=span.block,
@@ -138,7 +154,8 @@ class WindowReporter:
             features=rows["features"],
             predictions=predictions.astype(np.int64),
             subjects=rows["subject"].reshape(-1, PSEUDONYM_BYTES),
-            arrived=float(rows["time"].max()) if len(rows) else None,
+            arrived=arrived,
+            present=present,
         )
 
     def _sketch(self, span: WindowSpan, sketch: KllProfile) -> None:
