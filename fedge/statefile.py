@@ -72,7 +72,7 @@ class StateFile:
             raise self._failure(error) from error
 
     def ensure(self, *statements: str) -> None:
-        """Run `CREATE TABLE IF NOT EXISTS` statements in one transaction."""
+        """Run the statements that make or widen a module's tables, in one transaction."""
         with self.transaction() as db:
             for statement in statements:
                 db.execute(statement)

@@ -85,7 +85,7 @@ class TaskSchema(Record):
 
     Attributes:
         name, version: a gateway accepts releases of its own task name and version only.
-        input: the float32 tensor of a request row.
+        input: the tensor of a request row.
         classes: class labels in the order of the model's logits.
         features: what is watched; the exported model computes it as its second output,
             `features` (float32, batch x len(features)), NaN for missing.

@@ -143,7 +143,12 @@ class RingWriter:
             first, head = self._next_slot, self._head
             waiting = head - words[TAIL]
             purposes = marks.purposes
-            if count > 1 or waiting > self._unthinned or not purposes & (MONITORING | TRAINING):
+            if count == 1 and waiting > self._unthinned:
+                step = THINNING[8 * waiting // self._capacity]
+                if not step or first % step:  # as `_kept`, which a busy worker can do without
+                    self._publish(head, first + 1, self._dropped + 1)
+                    return first
+            if count > 1 or not purposes & (MONITORING | TRAINING):
                 dropped = self._write_rows(
                     (block_of, release, now, marks), waiting, inputs, logits, features
                 )

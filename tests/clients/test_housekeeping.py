@@ -34,6 +34,7 @@ class House:
         self.home, self.max_bytes = home, max_bytes
         self.wall, self.steady = START, 50.0
         self.reserved: tuple[int, ...] = ()
+        self.ended = 0
         self.windows = 0
         self.open()
 
@@ -48,10 +49,14 @@ class House:
             ledger=self.ledger,
             retention=RetentionSettings(max_age_s=30 * DAY, max_bytes=self.max_bytes),
             reserved=lambda: self.reserved,
+            end_training=self.end_training,
             eraser=NothingToFinish(),
             clock=lambda: self.wall,
             steady=lambda: self.steady,
         )
+
+    def end_training(self) -> None:
+        self.ended, self.reserved = self.ended + 1, ()
 
     def restart(self) -> None:
         """A reboot: the steady clock begins anew."""
@@ -132,6 +137,19 @@ def test_files_that_a_disk_did_not_let_go_go_later(
 
     assert not any((house.home / "blocks").iterdir())
     assert house.notes() == [("retention", 0)]
+
+
+def test_a_run_that_reads_what_grew_too_old_ends(house: House) -> None:
+    """Its trainer's copies go with the files; a run that reads another block goes on."""
+    house.put()
+    house.pass_time(20 * DAY)
+    house.put()
+    house.reserved = (1,)
+    house.pass_time(11 * DAY)
+    assert (house.kept, house.ended) == ([1], 0)
+
+    house.pass_time(20 * DAY)
+    assert (house.kept, house.ended) == ([], 1)
 
 
 def test_the_quota_spares_what_a_run_reads(tmp_path: Path) -> None:

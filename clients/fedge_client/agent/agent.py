@@ -175,6 +175,7 @@ class Agent:
             ledger=self.ledger,
             retention=settings.retention,
             reserved=lambda: self.desk.reading,
+            end_training=self.desk.close,
             eraser=self.eraser,
             clock=ports.clock,
         )
@@ -189,7 +190,9 @@ class Agent:
         self.sender = Sender(self.spool, ports.post, interval_s=settings.push_interval_s)
         self._worker_restarts = 0
         self.telemetry = open_telemetry(
-            settings.telemetry, gateway=identity.fingerprint, status=self.public_facts
+            settings.telemetry,
+            gateway=identity.fingerprint,
+            status=lambda: self.gate.checked(self.public_facts()),
         )
 
     def _may_escalate(self) -> bool:

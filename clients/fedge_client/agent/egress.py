@@ -33,9 +33,17 @@ class EgressGate:
 
     def public_facts(self, facts: GatewayStatus) -> None:
         """Send facts that depend on no record's content."""
+        self._spool.put_status(self.checked(facts).to_bytes())
+
+    def checked(self, facts: GatewayStatus) -> GatewayStatus:
+        """The same facts, for whoever sends them another way than through the spool.
+
+        Raises:
+            RuntimeError: they are no record type whose every field is a public fact.
+        """
         if type(facts) not in PUBLIC_FACTS:
             raise RuntimeError(f"{type(facts).__name__} is not declared as public facts")
-        self._spool.put_status(facts.to_bytes())
+        return facts
 
     def audit(self, first_seq: int, entries: Sequence[bytes]) -> bytes:
         """Send consecutive ledger entries, the very bytes; joins the caller's transaction.

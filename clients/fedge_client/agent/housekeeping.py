@@ -97,7 +97,8 @@ class Housekeeper:
     """Keeps the block store within its age and its quota.
 
     Args:
-        reserved: blocks that a running training reads; the quota spares them.
+        reserved: blocks that a running training reads; the quota spares them, their age does not.
+        end_training: ends a running trainer, which holds copies of records.
         eraser: finishes what it could not.
     """
 
@@ -109,12 +110,14 @@ class Housekeeper:
         ledger: Ledger,
         retention: RetentionSettings,
         reserved: Callable[[], Collection[int]],
+        end_training: Callable[[], None],
         eraser: Unfinished,
         clock: Callable[[], float],
         steady: Callable[[], float] = boot_clock,
     ) -> None:
         self._state, self._store, self._ledger = state, store, ledger
         self._retention, self._reserved, self._eraser = retention, reserved, eraser
+        self._end_training = end_training
         self._time = TrustedTime(state, clock, steady)
         self._interrupted = False
 
@@ -135,6 +138,8 @@ class Housekeeper:
             now - self._retention.max_age_s,
             also=lambda records: self._ledger.note_erasure(records, "retention"),
         )
+        if not set(expired.blocks).isdisjoint(self._reserved()):
+            self._end_training()
         evicted = self._store.evict(
             self._retention.max_bytes,
             self._reserved(),
