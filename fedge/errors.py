@@ -105,7 +105,7 @@ class RequestError(FedgeError):
     """An inference or feedback request was refused with a 4xx.
 
     Attributes:
-        status: the HTTP status, 400 to 499.
+        status: the HTTP status, 400 to 499; 503 where no request of its kind can be served now.
         field: the part of the request that is wrong, as a path such as `inputs[0].shape`.
     """
 

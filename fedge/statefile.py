@@ -62,6 +62,9 @@ class StateFile:
             self._db.execute("PRAGMA foreign_keys=ON")
             # Deleted content must not linger in free pages.
             self._db.execute("PRAGMA secure_delete=ON")
+            # Nor may content get into a folder of the system's choice: a scrub takes as much
+            # memory as the file is large, which the quotas bound, and gives it back.
+            self._db.execute("PRAGMA temp_store=MEMORY")
             ((found,),) = self._db.execute("PRAGMA quick_check(1)").fetchall()
             if found != "ok":
                 raise self._damage(str(found))

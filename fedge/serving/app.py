@@ -173,6 +173,10 @@ class InferenceApp:
             self._views[f"{base}/ready"] = self._model_ready
             self._actions[f"{base}/infer"] = self._infer
 
+    def watch(self, ring: RingWriter) -> None:
+        """Take labels for another ring from now on."""
+        self._ring = ring
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             answer = await self._answer(scope, receive)
@@ -324,6 +328,7 @@ class InferenceApp:
                 "task_version": self._release.task.version,
                 "release": self._counter,
                 "variant": self._release.variant,
+                "observed": ring is not None,
                 "next_slot": ring.next_slot if ring else None,
                 "dropped": ring.dropped if ring else None,
                 "latency_us": self._probes.latency_us,

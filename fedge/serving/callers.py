@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
-
-MAPPED_IPV4 = bytes(10) + b"\xff\xff"
+from ipaddress import IPv6Address
 
 
 def client_key(client: tuple[str, int] | None) -> bytes:
@@ -14,10 +12,9 @@ def client_key(client: tuple[str, int] | None) -> bytes:
     host = client[0]
     if ":" not in host:
         return host.encode()
-    packed = socket.inet_pton(socket.AF_INET6, host.partition("%")[0])
-    if packed.startswith(MAPPED_IPV4):
-        return socket.inet_ntop(socket.AF_INET, packed[12:]).encode()
-    return packed[:8]
+    address = IPv6Address(host)
+    mapped = address.ipv4_mapped
+    return address.packed[:8] if mapped is None else str(mapped).encode()
 
 
 class OpenConnections:

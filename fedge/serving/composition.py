@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from fedge.config import BatchingSettings, GatewaySettings, LimitSettings
 from fedge.data.consent import WITHDRAWALS_FILE, Withdrawals
-from fedge.data.subjects import SubjectKey
 from fedge.errors import FedgeError, RequestError, StateError
 from fedge.identity import Identity
 from fedge.privacy.policy import read_policy
@@ -27,10 +26,13 @@ from fedge.serving.marks import Marks
 from fedge.serving.probes import ProbeResult, probe
 from fedge.serving.record_ids import block_numbering, id_prefix
 from fedge.serving.release import load_release
-from fedge.serving.ring import LARGEST_SLOT, RingWriter, open_writer
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_keeper import RingKeeper
+from fedge.serving.slot_floor import unobserved_slot
 from fedge.serving.stats import WorkerStats, stats_path
 from fedge.serving.tls import ServerTls
+from fedge.serving.upkeep import Subjects, Upkeep
 
 if TYPE_CHECKING:
     from fedge.serving.batching import Batcher
@@ -51,6 +53,7 @@ class Serving:
         stats: None where the counters cannot be written; serving goes on.
         tls: of the shared port; None serves in the clear.
         batcher: lets requests wait for each other; None where each runs on its own.
+        upkeep: to be run while it serves.
     """
 
     app: InferenceApp
@@ -60,6 +63,7 @@ class Serving:
     stats: WorkerStats | None
     tls: ServerTls | None
     batcher: Batcher | None
+    upkeep: Upkeep
 
     @property
     def observer(self) -> Observer:
@@ -85,14 +89,17 @@ def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
     task = release.task
     block_length = read_policy(state_dir / "policy.toml").block
     block_of = block_numbering(block_length, own.window_slots)
-    ring = _ring(own, task)
+    keeper = _keeper(own, task)
+    ring = None if keeper is None else keeper.ring
     stats = _stats(own, slot, release.manifest.counter)
     # Ids of rows that nobody observes must not name rows that somebody did, before or later.
-    direct = DirectEngine(release, ring, block_of, time.time, unobserved=LARGEST_SLOT)
+    unobserved = unobserved_slot(time.time())
+    direct = DirectEngine(release, ring, block_of, time.time, unobserved=unobserved)
     batcher = _batcher(direct, own.batching)
     engine: Engine = batcher or direct
     if stats is not None:
         engine = _Counted(engine, stats)
+    subjects = Subjects(state_dir)
     relay, escalator = _relay(settings, family), _escalator(own, slot, task)
     app = InferenceApp(
         release,
@@ -102,7 +109,7 @@ def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
         Limits(own.max_body_bytes, own.max_batch, own.feedback_slots),
         # Only the name is kept: the worker signs nothing.
         gateway=_prefix(own),
-        subject_of=SubjectKey.open(state_dir).pseudonym,
+        subject_of=subjects.pseudonym,
         withdrawn=Withdrawals(state_dir / WITHDRAWALS_FILE).withdrawn,
         block_of=(lambda of: block_of(of, 0.0)) if block_length.kind == "windows" else None,
         relay=relay,
@@ -110,7 +117,15 @@ def compose(settings: GatewaySettings, family: str, slot: str) -> Serving:
         escalator=escalator,
     )
     guard = Guard(app, admission, max_concurrent=own.limits.max_concurrent, observer=stats)
-    return Serving(app, guard, probed, own.limits, stats, tls, batcher)
+    if keeper is not None:
+
+        def use(ring: RingWriter) -> None:
+            direct.watch(ring)
+            app.watch(ring)
+
+        keeper.use = use
+    upkeep = Upkeep(keeper, subjects, lambda on: None if stats is None else stats.observed(on))
+    return Serving(app, guard, probed, own.limits, stats, tls, batcher, upkeep)
 
 
 class _Counted:
@@ -131,15 +146,20 @@ class _Counted:
         return served
 
 
-def _ring(own: GatewaySettings, task: TaskSchema) -> RingWriter | None:
-    """Where rows are observed; None where they are not, by setting or because the disk refuses."""
+def _keeper(own: GatewaySettings, task: TaskSchema) -> RingKeeper | None:
+    """Of where rows are observed, with no ring yet if the disk refuses; None where none is wanted.
+
+    Raises:
+        TaskError: as `open_writer`.
+    """
     if not own.monitoring:
         return None
+    keeper = RingKeeper(own.state_dir / "ring.bin", RowLayout.of(task), own.ring_slots)
     try:
-        return open_writer(own.state_dir / "ring.bin", RowLayout.of(task), own.ring_slots)
+        keeper.open()
     except StateError as error:
         log.error("nothing is observed: %s", error)
-        return None
+    return keeper
 
 
 def _stats(own: GatewaySettings, slot: str, release: int) -> WorkerStats | None:

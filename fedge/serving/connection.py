@@ -161,9 +161,6 @@ class Exchange:
     async def receive(self) -> Message:
         """ASGI: the body as far as it came, or that the caller is gone."""
         while not (self.parts or self.complete or self.gone):
-            if self.expects_continue:
-                self.expects_continue = False
-                self._connection.write(CONTINUE)
             self._connection.regulate()
             await self._progress()
         if self.gone:
@@ -203,8 +200,7 @@ class Exchange:
         if self.status:
             raise RuntimeError("an answer starts once")
         self.status = status
-        if (self.expects_continue and not self.complete) or self._connection.draining:
-            # Not told to go on, a caller may send the body or not: only a new start is clear.
+        if self._connection.draining:
             self.keeps = False
         lines = [STATUS_LINES[status]]
         told_close = False
@@ -413,7 +409,8 @@ class Connection(asyncio.Protocol):
             "headers": self._headers,
         }
         keeps = parser.should_keep_alive()
-        self._arriving = Exchange(self, scope, keeps, self._expects_continue)
+        waits = self._expects_continue and scope["http_version"] != "1.0"
+        self._arriving = Exchange(self, scope, keeps, waits)
         self._queue.append(self._arriving)
 
     def on_body(self, part: bytes) -> None:
@@ -508,9 +505,11 @@ class Connection(asyncio.Protocol):
         if self._current is not None or not self._queue or not self._writable:
             return
         exchange = self._queue[0]
-        if not (
-            exchange.complete or exchange.size >= FIRST_BODY_BYTES or exchange.expects_continue
-        ):
+        if not (exchange.complete or exchange.size >= FIRST_BODY_BYTES):
+            if exchange.expects_continue and not exchange.size:
+                # Told by us and not when the app asks: it would hold a place until the body comes.
+                exchange.expects_continue = False
+                self.write(CONTINUE)
             return
         self._current = self._queue.popleft()
         front = self._front

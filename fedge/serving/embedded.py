@@ -35,9 +35,10 @@ from fedge.serving.marks import Marks
 from fedge.serving.probes import probe
 from fedge.serving.record_ids import block_numbering, format_ids, id_prefix
 from fedge.serving.release import ServedRelease, load_release
-from fedge.serving.ring import LARGEST_SLOT, RingWriter, open_writer
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_keeper import LOOK_S, RingKeeper
 from fedge.serving.scores import Scores
+from fedge.serving.slot_floor import unobserved_slot
 from fedge.serving.tensors import DTYPES
 
 
@@ -89,9 +90,10 @@ class EmbeddedModel:
     """
 
     def __init__(
-        self, release: ServedRelease, engine: DirectEngine, ring: RingWriter | None, of: _Gateway
+        self, release: ServedRelease, engine: DirectEngine, keeper: RingKeeper | None, of: _Gateway
     ) -> None:
-        self._serve, self._ring, self._gateway = engine.serve, ring, of
+        self._serve, self._keeper, self._gateway = engine.serve, keeper, of
+        self._look_at = time.monotonic() + LOOK_S
         self.task = task = release.task
         self.release = release.manifest.counter
         self._shape, self._dtype = task.input.shape, DTYPES[task.input.datatype]
@@ -132,13 +134,17 @@ class EmbeddedModel:
             SubjectKey.open(state_dir).pseudonym,
             Withdrawals(state_dir / WITHDRAWALS_FILE).withdrawn,
         )
-        ring = None
+        keeper = ring = None
         if settings.monitoring:
             layout = RowLayout.of(release.task)
-            ring = open_writer(state_dir / "ring.bin", layout, settings.ring_slots)
+            keeper = RingKeeper(state_dir / "ring.bin", layout, settings.ring_slots)
+            ring = keeper.open()
         # Ids of rows that nobody observes must not name rows that somebody did.
-        engine = DirectEngine(release, ring, block_of, clock, unobserved=LARGEST_SLOT)
-        return cls(release, engine, ring, gateway)
+        unobserved = unobserved_slot(clock())
+        engine = DirectEngine(release, ring, block_of, clock, unobserved=unobserved)
+        if keeper is not None:
+            keeper.use = engine.watch
+        return cls(release, engine, keeper, gateway)
 
     def infer(
         self,
@@ -164,6 +170,8 @@ class EmbeddedModel:
         if purposes is not None or subject is not None:
             marks = self._marks(purposes, subject)
         rows = self._rows(inputs)
+        if time.monotonic() >= self._look_at:
+            self._look()
         return Prediction(self._serve(rows, marks), self.task.classes, self._gateway.prefix)
 
     def feedback(self, ids: Sequence[str], labels: Sequence[str]) -> bool:
@@ -175,7 +183,7 @@ class EmbeddedModel:
         Raises:
             RequestError: a record is unknown or too old, or a label is no class; none was taken.
         """
-        ring = self._ring
+        ring = None if self._keeper is None else self._keeper.ring
         if ring is None:
             raise RequestError(404, "labels", "are not taken: nothing is monitored here")
         if len(ids) != len(labels):
@@ -186,15 +194,22 @@ class EmbeddedModel:
 
     def close(self) -> None:
         """Let go of the ring. The model must not be used any more."""
-        if self._ring is not None:
-            self._ring.close()
-            self._ring = None
+        if self._keeper is not None and self._keeper.ring is not None:
+            self._keeper.ring.close()
+            self._keeper = None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _look(self) -> None:
+        """See to the ring: there is no event loop that could do it beside the calls."""
+        self._look_at = time.monotonic() + LOOK_S
+        ring = None if self._keeper is None else self._keeper.look()
+        if ring is not None and self._keeper is not None:
+            self._keeper.take(ring)
 
     def _rows(self, inputs: npt.ArrayLike) -> npt.NDArray[Any]:
         rows = np.asarray(inputs)

@@ -90,9 +90,13 @@ class DirectEngine:
     ) -> None:
         self.outputs = release.model.outputs
         self._counter = release.manifest.counter
-        self._append = self._count if ring is None else ring.append
+        self.watch(ring)
         self._block_of, self._clock = block_of, clock
         self._next_slot = unobserved
+
+    def watch(self, ring: RingWriter | None) -> None:
+        """Hand rows to another ring from now on."""
+        self._append = self._count if ring is None else ring.append
 
     async def infer(self, inputs: Inputs, marks: Marks) -> Served:
         return self.serve(inputs, marks)

@@ -14,6 +14,7 @@ clears it, and what a row's purposes do not ask for is not written at all.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock, lockf
@@ -30,18 +31,23 @@ from fedge.serving.record_ids import BlockOf, Slots
 from fedge.serving.ring_file import (
     FLOOR,
     GENERATION,
+    MAGIC,
     ORDERED_STORES,
     PAGE,
     RECORD_HEAD,
     STATE,
     STATE_PLACES,
     TAIL,
+    VERSION,
     Records,
     RingFile,
+    RingState,
     RowLayout,
     Spans,
     create_ring,
 )
+from fedge.serving.slot_floor import LARGEST_SLOT as LARGEST_SLOT
+from fedge.serving.slot_floor import read_floor
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +55,6 @@ OBSERVATION, LABEL = 1, 2
 """Values of a record's `kind`; a place with neither holds nothing."""
 
 NO_LABEL = -1
-LARGEST_SLOT = 10**15
-"""Beyond what any gateway gives out: such a number is damage."""
 ANY_BLOCK = -1
 """The block of a label whose caller did not say."""
 
@@ -71,6 +75,7 @@ class RingWriter:
         path: the ring file.
         layout: of the rows.
         capacity: records of a new ring; a ring that exists keeps its own.
+        first_slot: of a new ring; those below count as dropped.
         steady: seconds of a clock that runs on evenly, the same for all processes of the host.
 
     Raises:
@@ -83,10 +88,11 @@ class RingWriter:
         layout: RowLayout,
         capacity: int,
         *,
+        first_slot: int = 0,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._steady = steady
-        create_ring(path, layout, capacity)
+        create_ring(path, layout, capacity, first_slot=first_slot)
         self._ring = ring = RingFile(path)
         if ring.layout != layout:
             made_for = ring.layout
@@ -235,6 +241,15 @@ class RingWriter:
     def dropped(self) -> int:
         """Rows that were served but not handed over, since the ring was made."""
         return self._ring.state().dropped
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the file is still the one at its path: what is appended to another is lost."""
+        return self._ring.in_place
+
+    def never_below(self, slot: int) -> None:
+        """Skip slots so that none below `slot` is given out; for a ring that fell back."""
+        self._ring.floor = max(slot, self._ring.floor)
 
     def close(self) -> None:
         self._fields.clear()
@@ -491,35 +506,43 @@ class RingReader:
         return state.next_slot
 
 
-def open_writer(path: Path, layout: RowLayout, capacity: int) -> RingWriter:
+def open_writer(path: Path, layout: RowLayout, capacity: int, *, at_least: int = 0) -> RingWriter:
     """The writer of a ring, made anew where the ring there is damaged or is for other rows.
 
     Requests must be answered; what such a ring held is lost. An agent that reads it sees another
-    file in its place and goes over.
+    file in its place and goes over. No slot is given out twice: where the ring does not tell how
+    far it came, the new one starts at what was reserved (`slot_floor`).
+
+    Args:
+        at_least: where a ring that is missing or damaged starts at the earliest.
 
     Raises:
         TaskError: another worker serves rows of another layout with the ring.
         StateError: the disk refused.
     """
+    floor = read_floor(path)
+    reserved = max(floor.reserved, at_least)
     try:
-        return RingWriter(path, layout, capacity)
+        ring = RingWriter(path, layout, capacity, first_slot=reserved)
     except StateError as error:
         if isinstance(error.__cause__, OSError):  # the disk, not what lies on it
             raise
         if _in_use(path):
             raise TaskError(f"a worker is writing into the ring there: {error}") from error
         log.error("the ring is replaced, and what waited in it is lost: %s", error)
-    next_slot = _slots_given_out(path)
+    else:
+        if ring.next_slot < floor.given_out:
+            log.error("the ring fell back, as after a power failure: slots are skipped")
+            ring.never_below(reserved)
+        return ring
+    first_slot = _slots_given_out(path)
+    if first_slot is None:
+        first_slot = reserved or _slots_in_head(path)
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
         raise StateError(f"cannot remove the ring {path}: {error}") from error
-    create_ring(path, layout, capacity)
-    reader = RingReader(path)
-    reader.never_below(next_slot)
-    reader.close()
-    # Only now: a process that closes any handle of a file gives up its `lockf` on it.
-    return RingWriter(path, layout, capacity)
+    return RingWriter(path, layout, capacity, first_slot=first_slot)
 
 
 def _in_use(path: Path) -> bool:
@@ -534,14 +557,32 @@ def _in_use(path: Path) -> bool:
     return False
 
 
-def _slots_given_out(path: Path) -> int:
-    """The next slot of a ring that may be damaged; then 0, and only the agent knows better."""
+def _slots_given_out(path: Path) -> int | None:
+    """The next slot of a ring that is for other rows; None where it is damaged."""
     try:
         ring = RingFile(path)
     except StateError:
-        return 0
+        return None
     next_slot = ring.state().next_slot
     ring.close()
+    return next_slot if next_slot < LARGEST_SLOT else None
+
+
+def _slots_in_head(path: Path) -> int:
+    """The next slot by the first page of a damaged ring; 0 where that cannot be told, either.
+
+    Only for a ring beside which nothing was noted, because no worker of this version opened it.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(PAGE)
+    except OSError:
+        return 0
+    if len(head) < PAGE or not head.startswith(MAGIC + VERSION.to_bytes(4, sys.byteorder)):
+        return 0
+    words = memoryview(head).cast("Q")
+    state = RingState(*STATE.unpack_from(head, STATE_PLACES[words[GENERATION] % 2]))
+    next_slot = max(state.next_slot, words[FLOOR])
     return next_slot if next_slot < LARGEST_SLOT else 0
 
 

@@ -171,8 +171,11 @@ class Spans(NamedTuple):
         return cls(logits, features, features + 4 * layout.features, inputs, inputs + size)
 
 
-def create_ring(path: Path, layout: RowLayout, capacity: int) -> None:
+def create_ring(path: Path, layout: RowLayout, capacity: int, *, first_slot: int = 0) -> None:
     """Make an empty ring file unless there is one; two processes may try at once.
+
+    Args:
+        first_slot: of the first row; those below count as dropped.
 
     Raises:
         StateError: the disk refused.
@@ -200,7 +203,7 @@ def create_ring(path: Path, layout: RowLayout, capacity: int) -> None:
                 with part.open("wb") as file:
                     # Blocks are taken now: a full disk must not become a SIGBUS while serving.
                     os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
-                    file.write(header)
+                    file.write(header.ljust(8 * FLOOR, b"\0") + struct.pack("=Q", first_slot))
                     file.flush()
                     os.fsync(file.fileno())
                 part.replace(path)
@@ -308,6 +311,16 @@ class RingFile:
         STATE.pack_into(self.memory, STATE_PLACES[generation % 2], *state)
         self.fence()
         self.words[GENERATION] = generation
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the path still leads to this file."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return False
+        mine = os.fstat(self.handle)
+        return (found.st_ino, found.st_dev) == (mine.st_ino, mine.st_dev)
 
     @property
     def tail(self) -> int:

@@ -17,14 +17,24 @@ from pathlib import Path
 
 from fedge.errors import StateError
 
-MAGIC = int.from_bytes(b"FEDGEST1", "little")
+MAGIC = int.from_bytes(b"FEDGEST2", "little")
 LATENCY_BOUNDS_S = tuple(1e-5 * 2 ** (step / 2) for step in range(41))
 """Upper bounds of the latency buckets, 10 us to 10 s; one more bucket holds what is slower."""
 STATUS_CLASSES = ("1xx", "2xx", "3xx", "4xx", "5xx")
 REFUSALS = ("token", "rate", "concurrency", "connections")
 """Why a request did not reach the app, or a connection none."""
 
-_FACTS = ("magic", "pid", "started_ms", "release", "ready", "inflight", "rows", "latency_ns")
+_FACTS = (
+    "magic",
+    "pid",
+    "started_ms",
+    "release",
+    "ready",
+    "observed",
+    "inflight",
+    "rows",
+    "latency_ns",
+)
 _NAMES = (*_FACTS, *STATUS_CLASSES, *REFUSALS)
 _PLACE = {name: index for index, name in enumerate(_NAMES)}
 _BUCKETS = len(_NAMES)
@@ -68,6 +78,10 @@ class WorkerStats:
         """Whether the worker takes requests."""
         self._values[_READY] = ready
 
+    def observed(self, observed: bool) -> None:
+        """Whether rows are handed over to the agent: false without monitoring or a ring."""
+        self._values[_PLACE["observed"]] = observed
+
     def begun(self) -> None:
         """A request is being served."""
         self._values[_INFLIGHT] += 1
@@ -104,9 +118,9 @@ def read_stats(path: Path) -> dict[str, object]:
     """What a worker counted so far; its process may be gone, see `pid`.
 
     Returns:
-        `pid`, `started` (seconds since the epoch), `release`, `ready`, `inflight`, `rows`,
-        `requests` by status class, `refused` by reason, and `latency_s`: `count`, `sum` in
-        seconds, `bounds` and `counts` of its buckets (one more count than bounds).
+        `pid`, `started` (seconds since the epoch), `release`, `ready`, `observed`, `inflight`,
+        `rows`, `requests` by status class, `refused` by reason, and `latency_s`: `count`, `sum`
+        in seconds, `bounds` and `counts` of its buckets (one more count than bounds).
 
     Raises:
         StateError: there is no such file, or it holds something else.
@@ -127,6 +141,7 @@ def read_stats(path: Path) -> dict[str, object]:
         "started": facts["started_ms"] / 1000,
         "release": facts["release"],
         "ready": bool(facts["ready"]),
+        "observed": bool(facts["observed"]),
         "inflight": facts["inflight"],
         "rows": facts["rows"],
         "requests": {name: facts[name] for name in STATUS_CLASSES},

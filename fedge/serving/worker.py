@@ -85,6 +85,7 @@ class Service:
     def __init__(self, serving: Serving, doors: Doors) -> None:
         self._serving = serving
         limits, observer = serving.limits, serving.observer
+        self._upkeep: asyncio.Future[None] | None = None
         self._listeners = [
             Listener(serving.guard, doors.shared, limits, tls=serving.tls, observer=observer)
         ]
@@ -94,6 +95,8 @@ class Service:
 
     async def serve(self) -> None:
         """Accept requests; returns once all sockets listen."""
+        if self._upkeep is None:
+            self._upkeep = asyncio.ensure_future(self._serving.upkeep.run())
         for listener in self._listeners:
             await listener.serve()
         self._tell_ready(True)

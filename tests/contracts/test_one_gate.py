@@ -64,7 +64,6 @@ STAYS_ON_THE_HOST = {
 ANSWERS = {
     "fedge/serving/composition.py": "what a worker is made of",
     "fedge/serving/connection.py": "HTTP of the inference port: answers who asked",
-    "fedge/serving/guard.py": "who asks",
     "fedge/serving/listener.py": "the inference port",
     "fedge/serving/tls.py": "TLS of the inference port",
     "fedge/serving/worker.py": "the inference port",

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from fakes.faults_disk import Fault, FaultyDisk, calls
-from fakes.gateways import Caller, toy_inputs
+from fakes.gateways import FAMILY, Caller, infer_body, toy_inputs
 from fakes.workers import WorkerProcess
+
+from fedge.config import GatewaySettings
+from fedge.serving.stats import read_stats
 
 
 class ServedGateway:
@@ -35,7 +38,7 @@ class ServedGateway:
         finally:
             os.environ.clear()
             os.environ.update(before)
-        self._seed = 0
+        self._seed, self._runtime = 0, GatewaySettings.load(config).runtime_dir
         self.record_ids: list[str] = []
         self.said = self.worker.hear()
 
@@ -53,6 +56,24 @@ class ServedGateway:
             status, answer = self._caller.infer(toy_inputs(1, seed=self._seed))
             assert status == 200, answer
             self.record_ids += answer["parameters"]["fedge_record_ids"]
+
+    def ask_about(self, subject: str) -> int:
+        """A request that names a subject; answers the status."""
+        body = infer_body(toy_inputs(1), parameters={"fedge_subject": subject})
+        return self._caller.ask("POST", f"/v2/models/{FAMILY}/infer", body)[0]
+
+    def observed(self) -> bool:
+        """Whether rows are observed, by its own word and by its counters."""
+        (counters,) = self._runtime.glob("stats-*-A.bin")
+        told, counted = self._status()["observed"], read_stats(counters)["observed"]
+        return bool(told) and bool(counted)
+
+    def next_slot(self) -> int:
+        return int(self._status()["next_slot"])
+
+    def _status(self) -> dict[str, Any]:
+        found: dict[str, Any] = self._caller.ask("GET", "/fedge/v1/status")[1]
+        return found
 
     def label(self, record_id: str, label: str) -> tuple[int, Any]:
         """Feed back a label; answers status and answer."""

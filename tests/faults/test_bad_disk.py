@@ -20,6 +20,7 @@ from fakes.gateways import WINDOW_SLOTS, Load, wait_until
 
 from fedge.profiles.wire import decode_report
 from fedge.records import WindowReport
+from fedge.serving.ring import LARGEST_SLOT, RingReader
 
 
 def windows(gateway: FaultyGateway) -> list[WindowReport]:
@@ -127,6 +128,44 @@ def test_a_disk_that_is_read_only_from_the_start(make_faulty: MakeFaulty, serve:
     assert gateway.wait(lambda: gateway.told(full), "it goes on")
     assert gateway.stop() == 0 and len(gateway.envelopes()) > before
     assert check_accounted(gateway, full * WINDOW_SLOTS) == 0
+
+
+def test_a_worker_that_starts_on_a_full_disk_heals(
+    make_faulty: MakeFaulty, serve: Serve, tmp_path: Path
+) -> None:
+    """Without a ring it serves unobserved, without a key it takes no subjects; later it does."""
+    gateway, switch = make_faulty(), tmp_path / "bad"
+    switch.touch()
+    worker = serve(gateway, Fault(How.FULL, calls=0, while_exists=switch)).serve()
+    worker.ask(3)
+    assert [worker.observed(), worker.ask_about("anna")] == [False, 503]
+    switch.unlink()
+    wait_until(worker.observed, what="it observes")
+    assert worker.ask_about("anna") == 200
+    worker.ask(2)
+    slots = [int(record_id.split("-")[2]) for record_id in worker.record_ids]
+    assert slots[-2:] == [1, 2] and min(slots[:3]) > LARGEST_SLOT
+
+
+def test_a_ring_that_is_taken_away_under_a_worker(
+    make_faulty: MakeFaulty, serve: Serve, tmp_path: Path
+) -> None:
+    """The worker goes over to a new one by itself, and gives out no slot twice."""
+    gateway = make_faulty()
+    worker = serve(gateway).serve()
+    worker.ask(5)
+    path = gateway.state_dir / "ring.bin"
+    path.unlink()
+    worker.ask(5)
+    wait_until(path.exists, what="another ring")
+    worker.ask(1)
+    wait_until(lambda: worker.next_slot() > 10, what="the worker uses it")
+    worker.ask(5)
+    assert len(set(worker.record_ids)) == 16
+    reader = RingReader(path)
+    rows, _ = reader.read(0, 99)
+    assert rows["slot"][-5:].tolist() == [int(i.split("-")[2]) for i in worker.record_ids[-5:]]
+    reader.close()
 
 
 def test_a_worker_that_is_killed_while_it_makes_its_files(

@@ -150,6 +150,37 @@ def test_a_damaged_ring_costs_what_waited_in_it(
     assert len(set(kept)) == len(kept) and "Traceback" not in gateway.said()
 
 
+@pytest.mark.parametrize("noted", [False, True], ids=["by-its-head", "by-the-note"])
+def test_no_row_gets_the_id_of_another_after_a_lost_ring(
+    make_faulty: MakeFaulty, ran: FaultyGateway, serve: Serve, noted: bool
+) -> None:
+    """Before an agent looked at it, too: a label given with an id joins its own row, or none."""
+    gateway = make_faulty(ran)
+    path = gateway.state_dir / "ring.bin"
+    before, ids = gateway.labels(), []
+    if noted:
+        worker = serve(gateway).serve()
+        worker.ask(12)
+        ids += worker.record_ids
+        worker.close()
+        garble(path, 0, PAGE)
+    else:
+        os.truncate(path, 5000)
+    worker = serve(gateway).serve()
+    worker.ask(10)
+    ids += worker.record_ids
+    slots = [int(record_id.split("-")[2]) for record_id in ids]
+    assert min(slots) >= ALL_ROWS and len(set(slots)) == len(slots)
+    gateway.start()
+    assert gateway.wait(gateway.answers, "the agent answers")
+    assert worker.label(worker.record_ids[5], "green")[0] == 200
+    # An id of old, in the block that the worker would number it by.
+    worker.ask(30)
+    assert gateway.wait(lambda: len(gateway.labels()) > len(before), "the label is filed")
+    assert gateway.stop() == 0
+    assert gateway.labels() == {**before, slots[-5]: 1}
+
+
 def slot_of_next(worker: ServedGateway) -> int:
     worker.ask(1)
     return int(worker.record_ids[-1].split("-")[2])

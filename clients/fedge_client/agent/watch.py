@@ -28,6 +28,7 @@ from fedge.privacy.ledger import FEATURES
 from fedge.profiles.windows import Closed, WindowCutter, WindowSpan
 from fedge.serving.ring import LABEL, OBSERVATION, Match, RingReader, open_reader
 from fedge.serving.ring_file import Records
+from fedge.serving.slot_floor import SlotFloor, raise_floor
 from fedge.statefile import StateFile
 from fedge_client.agent.egress import EgressGate
 from fedge_client.agent.labels import LabelTray
@@ -326,6 +327,8 @@ class Watcher:
     def _give_up(self, error: StateError) -> None:
         """Remove a ring that cannot be read; the next worker makes a new one."""
         log.error("what waited in a damaged ring is lost: %s", error)
+        # First: a worker may look for its ring at any moment.
+        raise_floor(self._ring, SlotFloor(self._next_slot, self._next_slot + self._spare_slots))
         try:
             self._ring.unlink(missing_ok=True)
         except OSError as refused:
