@@ -179,15 +179,18 @@ def _write_probe(folder: Path) -> Finding:
 
 def _permissions(settings: GatewaySettings) -> Iterator[Finding]:
     states = [served.state_dir for served in settings.served]
-    secrets = [state / name for state in states for name in ("identity.pem", "subject.key")]
-    tokens = [settings.token_file, *(each.escalation.token_file for each in settings.served)]
-    secrets += [path for path in tokens if path is not None]
-    secrets += [settings.tls.key] if settings.tls is not None else []
-    for path in secrets:
+    for path in (state / name for state in states for name in ("identity.pem", "subject.key")):
         if path.exists() and path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             yield Finding(
                 "permissions", "fail", f"{path} is readable by others", f"chmod 600 {path}"
             )
+    lent = [settings.token_file, *(each.escalation.token_file for each in settings.served)]
+    lent += [settings.tls.key] if settings.tls is not None else []
+    for borrowed in lent:
+        # The group may read these: they belong to somebody else who lends them to the gateway.
+        if borrowed and borrowed.exists() and borrowed.stat().st_mode & stat.S_IRWXO:
+            todo = f"chmod o= {borrowed}"
+            yield Finding("permissions", "fail", f"{borrowed} is open to others", todo)
     mode = stat.S_IMODE(settings.state_dir.stat().st_mode)
     if mode & stat.S_IRWXO:
         todo = f"chmod 700 {settings.state_dir}"
@@ -254,14 +257,25 @@ def _processor() -> Iterator[Finding]:
 
 
 def _limits(settings: GatewaySettings) -> Iterator[Finding]:
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    soft = _open_files(settings)
+    if soft is None:
+        return  # without a worker there is nothing to judge; `processes` says so
     if soft < max(MIN_OPEN_FILES, settings.limits.max_connections + 64):
         todo = "raise LimitNOFILE of the unit, or lower limits.max_connections"
         yield Finding("open files", "warn", f"at most {soft}", todo)
     else:
         yield Finding("open files", "ok", f"at most {soft}")
+
+
+def _open_files(settings: GatewaySettings) -> int | None:
+    """How many files the worker may have open; None where there is none."""
+    try:
+        facts = SupervisorClient(settings.runtime_dir / "supervisor.sock").status()
+        limits = Path(f"/proc/{facts['worker_pid']}/limits").read_text()
+    except (FedgeError, OSError):
+        return None
+    (line,) = (line for line in limits.splitlines() if line.startswith("Max open files"))
+    return int(line.split()[3])
 
 
 def _reachability(settings: GatewaySettings) -> Iterator[Finding]:

@@ -11,9 +11,11 @@ layout than this build's is refused: an older program must not write into it.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from fedge.durable import write_file
@@ -70,6 +72,24 @@ def bring_up_to_date(state_dir: Path) -> list[str]:
     except OSError as error:
         raise StateError(f"cannot migrate {state_dir}: {error}") from error
     return done
+
+
+@contextlib.contextmanager
+def nobody_runs(state_dir: Path) -> Iterator[None]:
+    """Keep supervisors out meanwhile.
+
+    Raises:
+        StateError: one runs on this state directory, or it cannot be used.
+    """
+    try:
+        with (state_dir / "supervisor.lock").open("a") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise StateError(f"another supervisor runs on {state_dir}") from error
+            yield
+    except OSError as error:
+        raise StateError(f"cannot use {state_dir}: {error}") from error
 
 
 def _write_layout(state_dir: Path, layout: int) -> None:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from fedge.errors import SettingError
 
+HIDDEN = (Path("/home"), Path("/root"), Path("/run/user"))
+"""What `ProtectHome=yes` hides."""
 UNITS = ("fedge-gateway.service", "fedge-gateway.socket", "fedge-supernode.service")
 
 
@@ -28,10 +30,14 @@ def unit_files(config: Path, address: str) -> dict[str, str]:
     """
     if not config.is_absolute():
         raise SettingError(f"{config} must be an absolute path in a unit")
+    python = Path(sys.executable)
+    for path in (python, config):
+        if any(path.is_relative_to(home) for home in HIDDEN):
+            raise SettingError(f"{path}: the units hide home folders from the service; move it")
     values = {
-        "@PYTHON@": sys.executable,
-        "@CONFIG@": str(config),
-        "@ADDRESS@": address,
+        "@PYTHON@": _word(str(python)),
+        "@CONFIG@": _word(str(config)),
+        "@ADDRESS@": _word(address),
     }
     found = {}
     for name in UNITS:
@@ -40,6 +46,13 @@ def unit_files(config: Path, address: str) -> dict[str, str]:
             text = text.replace(place, value)
         found[name] = text
     return found
+
+
+def _word(text: str) -> str:
+    """Text as one word of a unit file, where `%` has a meaning."""
+    if any(character.isspace() or character in "\"'\\$;" for character in text):
+        raise SettingError(f"{text!r} cannot stand in a unit: no blanks, quotes, $ or backslashes")
+    return text.replace("%", "%%")
 
 
 def write_units(folder: Path, config: Path, address: str) -> list[Path]:

@@ -76,12 +76,15 @@ def add_model(
 @app.command("run")
 def run(config: Config = CONFIG) -> None:
     """Run the supervisor: it owns the inference port and keeps workers, agent, SuperNode alive."""
-    from fedge_client.state_layout import bring_up_to_date
+    from fedge_client.state_layout import LAYOUT, bring_up_to_date, nobody_runs, read_layout
 
     # Says what is wrong, and takes up an older state, before the supervisor replaces this process.
-    for served in GatewaySettings.load(config).served:
-        for step in bring_up_to_date(served.state_dir):
-            typer.echo(f"{served.family}: {step}", err=True)
+    settings = GatewaySettings.load(config)
+    for served in settings.served:
+        if read_layout(served.state_dir) != LAYOUT:
+            with nobody_runs(settings.state_dir):
+                for step in bring_up_to_date(served.state_dir):
+                    typer.echo(f"{served.family}: {step}", err=True)
     os.execv(sys.executable, [sys.executable, "-P", "-m", "fedge_client.supervisor", str(config)])
 
 

@@ -25,6 +25,7 @@ class PendingErasure:
 
     Attributes:
         slots: int64 [n], of records that were named.
+        asked: how many record ids were asked for, whether or not there is a record for each.
         subject: a pseudonym; None where records were named.
         at: when it was asked for, seconds since the epoch.
     """
@@ -34,6 +35,7 @@ class PendingErasure:
     subject: bytes | None
     reason: Reason
     at: float
+    asked: int = 0
 
 
 class ErasureJournal:
@@ -47,17 +49,27 @@ class ErasureJournal:
             "CREATE TABLE IF NOT EXISTS erasures_waiting (number INTEGER NOT NULL,"
             " slot INTEGER NOT NULL, PRIMARY KEY (number, slot)) WITHOUT ROWID",
         )
+        columns = {name for _, name, *_ in state.rows("PRAGMA table_info(erasures)")}
+        if "asked" not in columns:  # written by an earlier version
+            state.ensure("ALTER TABLE erasures ADD COLUMN asked INTEGER NOT NULL DEFAULT 0")
 
     def begin(
-        self, slots: npt.NDArray[np.int64], subject: bytes | None, reason: Reason, at: float
+        self,
+        slots: npt.NDArray[np.int64],
+        subject: bytes | None,
+        reason: Reason,
+        at: float,
+        *,
+        asked: int,
     ) -> PendingErasure:
         """Write one down; on disk when it returns."""
         with self._state.transaction() as db:
             number = db.execute(
-                "INSERT INTO erasures (at, reason, slots, subject, records) VALUES (?, ?, ?, ?, 0)",
-                (at, reason, slots.astype("<i8").tobytes(), subject),
+                "INSERT INTO erasures (at, reason, slots, subject, records, asked)"
+                " VALUES (?, ?, ?, ?, 0, ?)",
+                (at, reason, slots.astype("<i8").tobytes(), subject, asked),
             ).lastrowid
-        return PendingErasure(int(number or 0), slots, subject, reason, at)
+        return PendingErasure(int(number or 0), slots, subject, reason, at, asked)
 
     def found(self, pending: PendingErasure, records: int) -> None:
         """Count records that were erased."""
@@ -92,9 +104,9 @@ class ErasureJournal:
         """All that are not struck out, oldest first."""
         return [
             PendingErasure(
-                number, np.frombuffer(slots, "<i8").astype(np.int64), subject, reason, at
+                number, np.frombuffer(slots, "<i8").astype(np.int64), subject, reason, at, asked
             )
-            for number, slots, subject, reason, at in self._state.rows(
-                "SELECT number, slots, subject, reason, at FROM erasures ORDER BY number"
+            for number, slots, subject, reason, at, asked in self._state.rows(
+                "SELECT number, slots, subject, reason, at, asked FROM erasures ORDER BY number"
             )
         ]

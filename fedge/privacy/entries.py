@@ -111,9 +111,8 @@ class Erased(Entry):
     """Records were deleted. No charge falls for it; names neither record nor subject.
 
     Attributes:
-        records: how many an erasure or a withdrawal found: a fact that the guarantee does not
-            protect. 0 for retention and quota: when a block is deleted is public, how many
-            records it held is not.
+        records: how many record ids an erasure was asked for, found or not. 0 where a subject
+            or a rule decided: that something was deleted is public, how much was there is not.
     """
 
     kind: Literal["erased"] = "erased"
@@ -153,7 +152,7 @@ class Totals:
         settled: artefact hashes, by reservation and key.
         used: the events of each reservation that were settled.
         excluded: what the guarantee leaves out, by block.
-        erased: records that erasures and withdrawals deleted.
+        erased: record ids that erasures were asked for.
     """
 
     simulated: bool = False
@@ -281,8 +280,8 @@ def _exclude(totals: Totals, entry: Excluded) -> str:
 
 
 def _erase(totals: Totals, entry: Erased) -> str:
-    if entry.records and entry.reason in ("retention", "quota"):
-        return "tells how many records a block held"
+    if entry.records and entry.reason != "erasure":
+        return "tells how many records there were"
     totals.erased += entry.records
     return ""
 

@@ -281,15 +281,20 @@ class Ledger:
             if self._tables.add_exclusion(block, what):
                 self._tables.append(Excluded, self._now(), self.simulated, block=block, what=what)
 
-    def note_erasure(self, records: int, reason: ErasureReason) -> None:
+    def note_erasure(self, reason: ErasureReason, *, asked: int = 0) -> None:
         """Record that records were deleted; joins the caller's transaction, changes no charge.
 
         Args:
-            records: how many an erasure or a withdrawal found; not kept for other reasons,
-                where the number is not public.
+            asked: how many record ids an erasure was asked for; 0 where a subject or a rule
+                decided. How many records were found depends on consent and subject, and is
+                written nowhere.
+
+        Raises:
+            ValueError: a number with a reason that names no ids.
         """
-        public = records if reason in ("erasure", "consent") else 0
-        self._tables.append(Erased, self._now(), self.simulated, records=public, reason=reason)
+        if asked and reason != "erasure":
+            raise ValueError(f"{reason} names no record ids")
+        self._tables.append(Erased, self._now(), self.simulated, records=asked, reason=reason)
 
     def spending(self, block: int) -> BlockSpending:
         """What is charged to one block, settled or not.

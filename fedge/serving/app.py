@@ -16,11 +16,17 @@ import orjson
 from fedge.errors import InferenceError, RequestError, TooManyRequestsError
 from fedge.records.purposes import ESCALATION, INFERENCE, purpose_bits
 from fedge.serving.answers import AnswerWriter
+from fedge.serving.asgi import Receive, Scope, Send
 from fedge.serving.bodies import HEADER_LENGTH, Body, ClientGoneError, read_parts, whole_body
-from fedge.serving.connection import Receive, Scope, Send
 from fedge.serving.feedback import Known, named_gateway, parse_feedback
 from fedge.serving.marks import NOBODY, Marks
-from fedge.serving.protocol import InferRequest, RequestParser, model_metadata, parse_json
+from fedge.serving.protocol import (
+    InferRequest,
+    RequestParser,
+    family_of,
+    model_metadata,
+    parse_json,
+)
 from fedge.serving.relay import was_relayed
 
 if TYPE_CHECKING:
@@ -203,8 +209,8 @@ class InferenceApp:
             allowed = "POST" if view is None else "GET, HEAD"
             message = f"method: must be {allowed.partition(',')[0]} for {path}"
             return Answer.error(405, message, allow=allowed)
-        family = _model_of(path)
-        if family is not None and self._relays(family, scope):
+        family = family_of(path)
+        if family and self._relays(family, scope):
             # Nothing that is looked at has a body; and readiness anybody may ask for.
             looks = method in ("GET", "HEAD")
             parts = [] if looks else await read_parts(receive, limit)
@@ -226,8 +232,8 @@ class InferenceApp:
         )
         return Answer(status, answer, tuple(headers))
 
-    def _unknown(self, path: str, family: str | None) -> RequestError:
-        if family is not None and family != self._family:
+    def _unknown(self, path: str, family: str) -> RequestError:
+        if family and family != self._family:
             return RequestError(
                 404,
                 "model",
@@ -335,9 +341,3 @@ class InferenceApp:
                 "golden_max_abs": self._probes.golden_max_abs,
             }
         )
-
-
-def _model_of(path: str) -> str | None:
-    """The model that a path of the protocol names."""
-    parts = path.split("/", 4)
-    return parts[3] if parts[:3] == ["", "v2", "models"] and len(parts) > 3 else None

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fedge.errors import RequestError
 
 if TYPE_CHECKING:  # what is read here may come from elsewhere
-    from fedge.serving.connection import Receive
+    from fedge.serving.asgi import Receive
 
 Headers = dict[bytes, bytes]
 

@@ -19,23 +19,18 @@ import logging
 import traceback
 import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator, MutableMapping
+from collections.abc import Callable, Coroutine, Generator
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from time import monotonic
 from typing import Any, Protocol
 from urllib.parse import unquote
 
 import httptools
-import orjson
+
+from fedge.serving.asgi import App, Scope
+from fedge.serving.exchange import Exchange, error_answer
 
 log = logging.getLogger(__name__)
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 MAX_HEAD_BYTES = 65_536
 """Request line and headers that did not come in one piece."""
@@ -55,11 +50,8 @@ MAX_DISCARDED_BYTES = 32 * 2**20
 gets to see the answer and may go on."""
 LINGER_S = 5.0
 """A caller may take so long to fetch the last answer of a connection."""
-WHOLE_WRITE_BYTES = 16_384
-"""Smaller answers are copied behind their headers; larger ones are handed on as they are."""
 NEVER = float("inf")
 
-STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 BETWEEN, HEAD, BODY = range(3)
@@ -122,118 +114,6 @@ class Front:
     draining: bool = False
     connections: set[Connection] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
-
-
-class Exchange:
-    """One request and its answer, as the app sees them."""
-
-    __slots__ = (
-        *("_connection", "_head", "_to_send", "_told", "_version_1_0", "_waiter", "complete"),
-        *("expects_continue", "gone", "keeps", "over", "parts", "scope", "size", "started"),
-        "status",
-    )
-
-    def __init__(
-        self, connection: Connection, scope: Scope, keeps: bool, expects_continue: bool
-    ) -> None:
-        self._connection, self.scope, self.keeps = connection, scope, keeps
-        self.expects_continue = expects_continue
-        self._version_1_0 = scope["http_version"] == "1.0"
-        self._waiter: asyncio.Future[None] | None = None
-        self._head: bytes | None = None
-        self._to_send = -1
-        self.parts: deque[bytes] = deque()
-        self.size = 0
-        self.status = 0
-        self.started = 0.0
-        self.complete = self.over = self.gone = self._told = False
-
-    @property
-    def answered(self) -> bool:
-        """Whether the whole answer was handed to the transport."""
-        return self._to_send == 0 and self._head is None
-
-    @property
-    def begun(self) -> bool:
-        """Whether a part of the answer was."""
-        return self._to_send >= 0 and self._head is None
-
-    async def receive(self) -> Message:
-        """ASGI: the body as far as it came, or that the caller is gone."""
-        while not (self.parts or self.complete or self.gone):
-            self._connection.regulate()
-            await self._progress()
-        if self.gone:
-            return {"type": "http.disconnect"}
-        if self._told:
-            await self._progress()
-            return {"type": "http.disconnect"}
-        body = self.parts.popleft() if self.parts else b""
-        self.size -= len(body)
-        more = bool(self.parts) or not self.complete
-        self._told = not more
-        return {"type": "http.request", "body": body, "more_body": more}
-
-    async def send(self, message: Message) -> None:
-        """ASGI: hand over the answer; does nothing once the caller is gone."""
-        if message["type"] == "http.response.start":
-            self._start(message["status"], message["headers"])
-            return
-        body: bytes = message.get("body", b"")
-        left = self._to_send - len(body)
-        if left < 0 or (left > 0 and not message.get("more_body", False)):
-            raise RuntimeError("the answer has not begun, or is not as long as it says")
-        self._to_send = left
-        head, self._head = self._head, None
-        if self.gone:
-            return
-        if self.scope["method"] == "HEAD":
-            body = b""
-        if head is None:
-            self._connection.write(body)
-        elif len(body) <= WHOLE_WRITE_BYTES:
-            self._connection.write(head + body)
-        else:
-            self._connection.writelines((head, body))
-
-    def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        if self.status:
-            raise RuntimeError("an answer starts once")
-        self.status = status
-        if self._connection.draining:
-            self.keeps = False
-        lines = [STATUS_LINES[status]]
-        told_close = False
-        for name, value in headers:
-            lines += (name, b": ", value, b"\r\n")
-            if name == b"content-length":
-                self._to_send = int(value)
-            elif name == b"connection" and value == b"close":
-                self.keeps, told_close = False, True
-        if self._to_send < 0:
-            raise RuntimeError("an answer must state its content length")
-        if not self.keeps:
-            lines.append(b"\r\n" if told_close else b"connection: close\r\n\r\n")
-        else:
-            lines.append(b"connection: keep-alive\r\n\r\n" if self._version_1_0 else b"\r\n")
-        self._head = b"".join(lines)
-
-    def wake(self) -> None:
-        """Something came, or nothing more will."""
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
-
-    def give_up(self) -> None:
-        """There is nobody to answer."""
-        self.gone = True
-        self.wake()
-
-    async def _progress(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
 
 
 class Connection(asyncio.Protocol):
@@ -633,14 +513,6 @@ class Connection(asyncio.Protocol):
             self.deadline = monotonic() + pace.header_s
         else:
             self.deadline = monotonic() + pace.body_s
-
-
-def error_answer(status: int, message: str, *headers: tuple[bytes, bytes]) -> bytes:
-    """A whole answer, the last of its connection."""
-    body = orjson.dumps({"error": message})
-    head = b"content-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n"
-    more = b"".join(b"%s: %s\r\n" % header for header in headers)
-    return STATUS_LINES[status] + head % len(body) + more + b"\r\n" + body
 
 
 def _origin_form(url: bytes) -> bytes:

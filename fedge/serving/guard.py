@@ -20,8 +20,9 @@ from time import monotonic
 from fedge.config import LimitSettings
 from fedge.errors import RequestError, SettingError, TooManyRequestsError
 from fedge.serving.app import Answer
+from fedge.serving.asgi import App, Receive, Scope, Send
 from fedge.serving.callers import client_key
-from fedge.serving.connection import App, Observer, Receive, Scope, Send, Unobserved
+from fedge.serving.connection import Observer, Unobserved
 
 log = logging.getLogger(__name__)
 

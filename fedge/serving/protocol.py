@@ -169,6 +169,12 @@ _TENSOR_PARTS = {"name", "shape", "datatype", "parameters", "data"}
 _OUTPUT_PARTS = {"name", "parameters"}
 
 
+def family_of(target: str) -> str:
+    """The model that a path such as `/v2/models/<family>/infer` names; "" for none."""
+    parts = target.partition("?")[0].split("/", 4)
+    return parts[3] if parts[:3] == ["", "v2", "models"] and len(parts) > 3 else ""
+
+
 def parse_json(body: bytes | memoryview) -> Any:
     """Read JSON.
 
@@ -180,7 +186,7 @@ def parse_json(body: bytes | memoryview) -> Any:
     except orjson.JSONDecodeError as strict:
         # NaN and 1e999 are no JSON, yet common: read on, so that the field can be named.
         try:
-            value = json.loads(bytes(body))
+            value = json.loads(bytes(body).decode())  # given bytes, it would take UTF-16, too
             # Half a surrogate pair is taken, too, but no answer could repeat it.
             json.dumps(value, ensure_ascii=False).encode()
             return value

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from fedge.errors import OutboundError, RequestError
+from fedge.serving.protocol import family_of
 from fedge.serving.upstream import Endpoint, Headers, HttpClient
 
 MARK = b"fedge-relayed"
@@ -49,12 +50,6 @@ def was_relayed(scope: Mapping[str, Any]) -> bool:
         scope: of the ASGI request. Whoever calls over a unix socket has no address.
     """
     return scope.get("client") is None and any(name == MARK for name, _ in scope["headers"])
-
-
-def family_of(target: str) -> str:
-    """The model that a path such as `/v2/models/<family>/infer` names; "" for none."""
-    parts = target.partition("?")[0].split("/")
-    return parts[3] if parts[:3] == ["", "v2", "models"] and len(parts) > 3 else ""
 
 
 class Relay:

@@ -79,12 +79,12 @@ class Upkeep:
 
     async def look(self) -> None:
         """One look; the event loop does not wait for the disk."""
-        await asyncio.to_thread(self._subjects.look)
         if self._keeper is not None:
             ring = await asyncio.to_thread(self._keeper.look)
             if ring is not None:
                 # Here, where requests are served: no append is under way.
                 self._keeper.take(ring)
+        await asyncio.to_thread(self._subjects.look)
         self._tell(self._observed)
 
     @property

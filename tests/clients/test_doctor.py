@@ -190,3 +190,16 @@ def test_each_served_model_has_an_identity_of_its_own(settings: GatewaySettings)
     assert found(served, "permissions").level == "ok"
     (other / "identity.pem").chmod(0o604)
     assert str(other / "identity.pem") in found(served, "permissions").todo
+
+
+def test_a_token_file_may_be_readable_by_the_group_that_it_is_lent_to(
+    settings: GatewaySettings, tmp_path: Path
+) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text("secret")
+    lent = settings.model_copy(update={"token_file": tokens})
+
+    tokens.chmod(0o640)
+    assert found(lent, "permissions").level == "ok"
+    tokens.chmod(0o644)
+    assert found(lent, "permissions").level == "fail"

@@ -134,7 +134,7 @@ class TestErasing:
             assert not any(form in data for data in on_disk(gateway).values())
 
     def test_no_charge_changes_and_the_ledger_names_nobody(self, make_gateway: MakeGateway) -> None:
-        """One audit entry: how many, why, when."""
+        """One audit entry: why, when, and how many ids were asked for."""
         gateway, _ = two_canaries(make_gateway)
         agent = agent_of(gateway)
         charged = agent.ledger.spendings()
@@ -145,7 +145,7 @@ class TestErasing:
         agent.ledger.check_chain()
         entry = read_entry(agent.ledger.entries()[-1])
         assert isinstance(entry, Erased)
-        assert (entry.records, entry.reason) == (2, "erasure")
+        assert (entry.records, entry.reason) == (0, "erasure")
         assert set(json.loads(entry.to_bytes())) == {
             *("schema_version", "kind", "seq", "previous", "at", "simulated"),
             *("records", "reason"),
@@ -174,6 +174,43 @@ class TestErasing:
             reports.append(report)
 
         assert reports[0].features == reports[1].features
+
+    @pytest.mark.parametrize("purposes", [ALL_PURPOSES, INFERENCE | MONITORING])
+    def test_the_ledger_does_not_tell_what_was_found(
+        self, make_gateway: MakeGateway, purposes: int
+    ) -> None:
+        """The entry is the same whether records were kept, were there, or named another block:
+        what was found depends on consent, and only the caller is told."""
+        gateway = make_gateway()
+        gateway.serve(2 * WINDOW, purposes=purposes)
+        drain(gateway)
+        agent = agent_of(gateway)
+        asked = [*ids(gateway, 3, 4, 4), f"{id_prefix(gateway.identity.fingerprint)}-7-5"]
+
+        receipt = agent.eraser.erase(record_ids=asked)
+        by_subject = agent.eraser.erase(subject=PATIENT)
+
+        assert receipt.records == (2 if purposes & TRAINING else 0)
+        assert by_subject.records == 0
+        entries = [e for e in map(read_entry, agent.ledger.entries()) if isinstance(e, Erased)]
+        assert [(e.records, e.reason) for e in entries] == [(3, "erasure"), (0, "erasure")]
+
+    def test_an_id_that_names_another_block_erases_nothing(self, make_gateway: MakeGateway) -> None:
+        """Not from the store, not from the open window; whoever asked is told so."""
+        gateway, canary = two_canaries(make_gateway, NOBODY)
+        agent, before = agent_of(gateway), traces(gateway)
+        prefix = id_prefix(gateway.identity.fingerprint)
+        wrong = [str(RecordId(prefix, 5, slot)) for slot in (canary, canary + 1)]
+
+        receipt = agent.eraser.erase(record_ids=wrong)
+
+        assert (receipt.records, receipt.blocks, receipt.foreign) == (0, (), 2)
+        assert traces(gateway) == before
+        gateway.serve(2 * WINDOW)
+        drain(gateway)
+        assert {canary, canary + 1} <= set(agent.store.labelled(0, 9, 99).slots.tolist())
+        mixed = agent.eraser.erase(record_ids=[*wrong, *ids(gateway, canary, canary + 1)])
+        assert (mixed.records, mixed.foreign) == (2, 2)
 
     def test_an_id_of_another_gateway_is_told_apart(self, make_gateway: MakeGateway) -> None:
         """It is not erased here, and whoever asked is told so."""
@@ -314,7 +351,7 @@ class TestFaults:
 
         assert agent.eraser.unfinished == 0 and traces(gateway) == []
         entry = read_entry(agent.ledger.entries()[-1])
-        assert isinstance(entry, Erased) and entry.records == 2
+        assert isinstance(entry, Erased) and entry.records == 0
 
     def test_a_kill_at_any_step_is_made_good_by_the_next_start(
         self, make_gateway: MakeGateway
@@ -343,7 +380,7 @@ class TestFaults:
             erased = [e for e in map(read_entry, agent.ledger.entries()) if isinstance(e, Erased)]
             if erased:
                 assert traces(gateway) == []
-                assert len(erased) == 1 and erased[0].records == 2, died
+                assert len(erased) == 1 and erased[0].records == 0, died
                 kept = agent.store.labelled(0, 0, 9).slots.tolist()
                 assert kept == [0]
             else:

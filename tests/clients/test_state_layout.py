@@ -10,7 +10,7 @@ import pytest
 
 from fedge.errors import StateError
 from fedge.serving.ring import RingReader
-from fedge_client.state_layout import LAYOUT, bring_up_to_date, read_layout
+from fedge_client.state_layout import LAYOUT, bring_up_to_date, nobody_runs, read_layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 NEXT_SLOT, WAITING = 47, 7
@@ -93,3 +93,8 @@ def test_a_damaged_ring_is_named(old: Path, content: bytes) -> None:
 
     with pytest.raises(StateError, match=r"ring\.bin"):
         bring_up_to_date(old)
+
+
+def test_nothing_is_migrated_under_a_running_supervisor(old: Path) -> None:
+    with nobody_runs(old), pytest.raises(StateError, match="another supervisor"), nobody_runs(old):
+        pass

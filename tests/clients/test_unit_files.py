@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,12 @@ from fedge.errors import SettingError
 from fedge_client.unit_files import UNITS, sample_settings, unit_files, write_units
 
 CONFIG = Path("/etc/fedge/gateway.toml")
+
+
+@pytest.fixture(autouse=True)
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if fedge were installed where a service can see it, wherever the tests run."""
+    monkeypatch.setattr(sys, "executable", "/bin/sh")
 
 
 def parsed(name: str) -> configparser.ConfigParser:
@@ -82,3 +89,15 @@ def test_the_sample_settings_are_valid(tmp_path: Path) -> None:
     path.write_text(sample_settings())
 
     assert GatewaySettings.load(path).log_format == "json"
+
+
+@pytest.mark.parametrize("config", ["/home/ann/gateway.toml", "/etc/fedge/my gateway.toml"])
+def test_a_path_that_a_unit_cannot_use_is_refused(config: str) -> None:
+    with pytest.raises(SettingError, match="gateway.toml"):
+        unit_files(Path(config), "8080")
+
+
+def test_a_percent_sign_is_kept_from_systemd() -> None:
+    text = unit_files(Path("/etc/fedge/100%/gateway.toml"), "8080")["fedge-gateway.service"]
+
+    assert "/etc/fedge/100%%/gateway.toml" in text

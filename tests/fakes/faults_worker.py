@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 from collections.abc import Callable
@@ -59,7 +60,8 @@ class ServedGateway:
 
     def ask_about(self, subject: str) -> int:
         """A request that names a subject; answers the status."""
-        body = infer_body(toy_inputs(1), parameters={"fedge_subject": subject})
+        request = json.loads(infer_body(toy_inputs(1)))
+        body = json.dumps({**request, "parameters": {"fedge_subject": subject}}).encode()
         return self._caller.ask("POST", f"/v2/models/{FAMILY}/infer", body)[0]
 
     def observed(self) -> bool:

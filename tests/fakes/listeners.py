@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 import uvloop
 
 from fedge.config import LimitSettings
-from fedge.serving.connection import App, Message, Receive, Scope, Send
+from fedge.serving.asgi import App, Message, Receive, Scope, Send
 from fedge.serving.listener import Listener
 from fedge.serving.stats import WorkerStats
 from fedge.serving.tls import ServerTls

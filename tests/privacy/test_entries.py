@@ -171,7 +171,8 @@ def test_erasures_and_exclusions_change_no_charge(policy: PrivacyPolicy) -> None
             erased(5),
             erased(0, "retention"),
             window(3, 1),
-            erased(2, "consent"),
+            erased(0, "consent"),
+            erased(2),
         )
     )
 

@@ -511,27 +511,35 @@ class TestExclusions:
 
 class TestErasures:
     @pytest.mark.parametrize(
-        ("reason", "told"), [("erasure", 7), ("consent", 7), ("retention", 0), ("quota", 0)]
+        ("reason", "asked"), [("erasure", 7), ("consent", 0), ("retention", 0), ("quota", 0)]
     )
     def test_only_what_is_public_is_entered(
-        self, ledger: Ledger, reason: ErasureReason, told: int
+        self, ledger: Ledger, reason: ErasureReason, asked: int
     ) -> None:
-        """How many records a block held is not; no charge changes."""
+        """How many ids were asked for; no charge changes."""
         ledger.reserve_run("run", [0], [cheap()])
         before = ledger.spendings()
 
-        ledger.note_erasure(7, reason)
+        ledger.note_erasure(reason, asked=asked)
 
         entry = json.loads(ledger.entries()[-1])
-        assert (entry["kind"], entry["reason"], entry["records"]) == ("erased", reason, told)
+        assert (entry["kind"], entry["reason"], entry["records"]) == ("erased", reason, asked)
         assert ledger.spendings() == before
         ledger.check_chain()
+
+    @pytest.mark.parametrize("reason", ["consent", "retention", "quota"])
+    def test_a_number_beside_ids_is_not_entered(
+        self, ledger: Ledger, reason: ErasureReason
+    ) -> None:
+        """How many records a subject or a block had is no public fact."""
+        with pytest.raises(ValueError, match="names no record ids"):
+            ledger.note_erasure(reason, asked=7)
 
     def test_it_joins_the_callers_transaction(self, state: StateFile, ledger: Ledger) -> None:
         """What was not removed was not erased."""
         entries = ledger.entries()
         with pytest.raises(ZeroDivisionError), state.transaction():
-            ledger.note_erasure(1, "erasure")
+            ledger.note_erasure("erasure", asked=1)
             raise ZeroDivisionError
 
         assert ledger.entries() == entries

@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedge.config import LimitSettings
+from fedge.serving.asgi import Receive, Scope, Send
 from fedge.serving.connection import (
     FIRST_BODY_BYTES,
     MAX_HEAD_BYTES,
@@ -27,9 +28,6 @@ from fedge.serving.connection import (
     Connection,
     Front,
     Pace,
-    Receive,
-    Scope,
-    Send,
 )
 from fedge.serving.guard import Guard
 from fedge.serving.stats import WorkerStats, read_stats

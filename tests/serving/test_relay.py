@@ -19,7 +19,8 @@ from fakes.upstreams import FakeServer, Request, answer, hang, plays, run
 
 from fedge.config import GatewaySettings
 from fedge.errors import RequestError
-from fedge.serving.relay import MAX_UNDER_WAY, Relay, family_of, was_relayed
+from fedge.serving.protocol import family_of
+from fedge.serving.relay import MAX_UNDER_WAY, Relay, was_relayed
 from fedge.serving.upstream import Endpoint, HttpClient, Response
 
 JSON = [(b"content-type", b"application/json")]

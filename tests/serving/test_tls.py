@@ -19,7 +19,7 @@ from fakes.workers import StartWorker
 
 from fedge.config import GatewaySettings, LimitSettings, TlsSettings
 from fedge.errors import SettingError
-from fedge.serving.connection import Receive, Scope, Send
+from fedge.serving.asgi import Receive, Scope, Send
 from fedge.serving.tls import ServerTls, server_context
 
 

@@ -3,8 +3,8 @@
 What is erased goes from the ring, from the open window, from the block store with labels
 and sketches, from a running trainer's memory, and from the logs of the file systems that
 we write ourselves. A journal makes good what a kill interrupts. The ledger is told how
-many records went, never which or whose; no charge falls, because what was released about
-them stays released.
+many ids were asked for, never which or whose, nor what was found; no charge falls, because
+what was released about them stays released.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ErasureReceipt:
         records: rows that were found and are gone.
         blocks: data blocks that held them.
         at: when it was asked for, seconds since the epoch.
-        foreign: record ids that are another gateway's; nothing was done about them.
+        foreign: record ids that are another gateway's, or name another block than their record
+            is in; nothing was done about them.
     """
 
     records: int
@@ -118,17 +119,19 @@ class Eraser:
         if bool(record_ids) == (subject is not None):
             raise SettingError("name records, or one subject")
         ids = [RecordId.parse(text) for text in record_ids]
-        slots = np.array([i.slot for i in ids if i.gateway == self._gateway], dtype=np.int64)
+        own = [i for i in ids if i.gateway == self._gateway]
         who = None if subject is None else self._pseudonym(subject)
-        foreign = len(ids) - len(slots)
-        if len(slots):
-            # What was not served yet is nowhere; if buried, the row to come would count nowhere.
-            slots = slots[slots < self._stream.given_out()]
-        if not len(slots) and who is None:
-            return ErasureReceipt(0, (), self._clock(), foreign)
+        # What was not served yet is nowhere; if buried, the row to come would count nowhere.
+        given_out = self._stream.given_out() if own else 0
+        served = {i for i in own if i.slot < given_out}
+        if not served and who is None:
+            return ErasureReceipt(0, (), self._clock(), len(ids) - len(own))
         with self._one:
+            wrong = self._in_another_block(served)
+            foreign = len(ids) - sum(i not in wrong for i in own)
+            slots = np.unique(np.array([i.slot for i in served - wrong], dtype=np.int64))
             with self._state.transaction():
-                pending = self._journal.begin(np.unique(slots), who, reason, self._clock())
+                pending = self._journal.begin(slots, who, reason, self._clock(), asked=len(served))
                 self._store.bury(slots.tolist())
             records, blocks = self._carry_out(pending)
         log.info("erased %d records (%s)", records, reason)
@@ -167,6 +170,20 @@ class Eraser:
         """Erasures that wait for the disk."""
         return len(self._journal.pending())
 
+    def _in_another_block(self, ids: set[RecordId]) -> set[RecordId]:
+        """Ids of whose slot a record is known to lie in another block than they name."""
+        if not ids:
+            return set()
+        blocks = _Blocks({i.slot for i in ids})
+        # In this order: a row that leaves the ring meanwhile is in the store.
+        self._stream.erase(blocks)
+        found = dict(blocks.of)
+        for slot in {i.slot for i in ids} - found.keys():
+            window = self._store.window_of(slot)
+            if window is not None:
+                found.update((slot, block) for block in self._store.blocks_of(window, window))
+        return {i for i in ids if found.get(i.slot, i.block) != i.block}
+
     def _carry_out(self, pending: PendingErasure) -> tuple[int, tuple[int, ...]]:
         """All steps, each of which may have been done before."""
         found = _Matcher(pending.slots, pending.subject)
@@ -191,7 +208,8 @@ class Eraser:
         self._sync_ring()
         with self._state.transaction():
             records = self._journal.end(pending)
-            self._ledger.note_erasure(records, pending.reason)
+            # Public facts only: what was found depends on consent, and on who a record is about.
+            self._ledger.note_erasure(pending.reason, asked=pending.asked)
         self._store.remove_leftovers()
         self._state.scrub()
         return records, tuple(sorted(found.blocks.union(erased.blocks)))
@@ -213,6 +231,20 @@ class Eraser:
         if not 1 <= len(subject) <= MAX_SUBJECT_CHARS:
             raise SettingError(f"a subject has 1 to {MAX_SUBJECT_CHARS} characters")
         return self._subjects.pseudonym(subject)
+
+
+class _Blocks:
+    """Matches no record of the ring, and remembers the block of each observation asked about."""
+
+    def __init__(self, slots: set[int]) -> None:
+        self._slots = np.fromiter(slots, np.int64)
+        self.of: dict[int, int] = {}
+
+    def __call__(self, rows: Records) -> npt.NDArray[np.bool_]:
+        asked = (rows["kind"] == OBSERVATION) & np.isin(rows["slot"], self._slots)
+        slots, blocks = rows["slot"][asked].tolist(), rows["block"][asked].tolist()
+        self.of.update(zip(slots, blocks, strict=True))
+        return np.zeros(len(rows), dtype=np.bool_)
 
 
 class _Matcher:

@@ -136,14 +136,14 @@ class Housekeeper:
             self._store.arrived_by(now)
         expired = self._store.expire(
             now - self._retention.max_age_s,
-            also=lambda records: self._ledger.note_erasure(records, "retention"),
+            also=lambda _: self._ledger.note_erasure("retention"),
         )
         if not set(expired.blocks).isdisjoint(self._reserved()):
             self._end_training()
         evicted = self._store.evict(
             self._retention.max_bytes,
             self._reserved(),
-            also=lambda records: self._ledger.note_erasure(records, "quota"),
+            also=lambda _: self._ledger.note_erasure("quota"),
         )
         for windows, why in ((expired.windows, "too old"), (evicted.windows, "over the quota")):
             if windows:
