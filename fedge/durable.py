@@ -1,11 +1,12 @@
 """Files that are whole or absent, also after power loss.
 
-The order is always the same: write a temporary file, fsync it, rename it, fsync
-the folder. A reader never sees half a file. Standard library alone.
+The order is always the same: write a temporary file, fsync it, rename or link it,
+fsync the folder. A reader never sees half a file. Standard library alone.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -19,20 +20,54 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
     Raises:
         OSError: the disk refused; what was at `path` before is untouched.
     """
-    part = path.with_name(f".{path.name}.part")
+    part = _part_of(path)
     try:
-        # What an earlier process left behind may have another mode.
-        part.unlink(missing_ok=True)
-        handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        _write(part, data, mode)
         part.replace(path)
     except BaseException:
         part.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def create_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
+    """Put `data` at `path` in one step, where nothing is yet; on disk when it returns.
+
+    Of two processes that try at once one succeeds.
+
+    Args:
+        mode: as for `write_file`.
+
+    Raises:
+        FileExistsError: something is at `path`; it stays as it is.
+        OSError: the disk refused; nothing is at `path`.
+    """
+    part = _part_of(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)  # they share the name of the temporary file
+        try:
+            _write(part, data, mode)
+            os.link(part, path)  # a rename would replace what came there meanwhile
+        finally:
+            part.unlink(missing_ok=True)
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _part_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _write(part: Path, data: bytes, mode: int) -> None:
+    # What an earlier process left behind may have another mode.
+    part.unlink(missing_ok=True)
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def make_folder(path: Path) -> None:

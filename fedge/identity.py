@@ -7,7 +7,6 @@ receiver's business, not decided here.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from pydantic import Field
 
+from fedge.durable import create_file
 from fedge.errors import RecordError, SettingError, SignatureError
 from fedge.records import Count, Fingerprint, Record, Sha256, sha256_hex
 
@@ -43,10 +43,11 @@ class Identity:
 
     @classmethod
     def create(cls, path: Path) -> Identity:
-        """Make a new key and write it (PEM, mode 0600).
+        """Make a new key and write it (PEM, mode 0600), whole or not at all.
 
         Raises:
-            SettingError: the file exists; an identity is never overwritten.
+            SettingError: the file exists, for an identity is never overwritten; or it cannot be
+                written.
         """
         identity = cls(Ed25519PrivateKey.generate())
         pem = identity._key.private_bytes(
@@ -55,13 +56,11 @@ class Identity:
             serialization.NoEncryption(),
         )
         try:
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            create_file(path, pem, mode=0o600)
         except FileExistsError as error:
             raise SettingError(f"{path} exists; a gateway's identity is never replaced") from error
-        with os.fdopen(handle, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        except OSError as error:
+            raise SettingError(f"cannot write the key {path}: {error}") from error
         return identity
 
     @classmethod

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import tomllib
 from pathlib import Path
 
 from fedge.config import GatewaySettings
+from fedge.durable import write_file
 from fedge.errors import SettingError
 from fedge.identity import Identity
 from fedge.privacy.policy import read_policy
@@ -111,7 +113,7 @@ def add_model(
     pem = state / "identity.pem"
     identity = Identity.load(pem) if pem.exists() else Identity.create(pem)
     bring_up_to_date(state)
-    _replace(config, text)
+    write_file(config, text.encode(), mode=stat.S_IMODE(config.stat().st_mode))
     return identity
 
 
@@ -120,17 +122,6 @@ def _read(config: Path) -> str:
         return config.read_text()
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"no gateway in {config.parent}: {error}") from error
-
-
-def _replace(config: Path, text: str) -> None:
-    """In one step, on disk, with the mode that it had."""
-    part = config.with_suffix(".part")
-    with part.open("w") as file:
-        shutil.copymode(config, part)
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(config)
 
 
 def _check_socket_path(path: Path) -> None:

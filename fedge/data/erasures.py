@@ -7,7 +7,6 @@ pseudonym; nothing of it is left once it is struck out.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,9 +44,7 @@ class ErasureJournal:
         self._state = state
         state.ensure(
             "CREATE TABLE IF NOT EXISTS erasures (number INTEGER PRIMARY KEY, at REAL NOT NULL,"
-            " reason TEXT NOT NULL, slots BLOB NOT NULL, subject BLOB, records INTEGER NOT NULL)",
-            "CREATE TABLE IF NOT EXISTS erasures_waiting (number INTEGER NOT NULL,"
-            " slot INTEGER NOT NULL, PRIMARY KEY (number, slot)) WITHOUT ROWID",
+            " reason TEXT NOT NULL, slots BLOB NOT NULL, subject BLOB, records INTEGER NOT NULL)"
         )
         columns = {name for _, name, *_ in state.rows("PRAGMA table_info(erasures)")}
         if "asked" not in columns:  # written by an earlier version
@@ -79,24 +76,11 @@ class ErasureJournal:
                 (records, pending.number),
             )
 
-    def found_waiting(self, pending: PendingErasure, slots: Collection[int]) -> None:
-        """Count records that wait in the ring, before they are wiped: each once, however often."""
-        with self._state.transaction() as db:
-            db.executemany(
-                "INSERT OR IGNORE INTO erasures_waiting VALUES (?, ?)",
-                [(pending.number, slot) for slot in slots],
-            )
-
     def end(self, pending: PendingErasure) -> int:
         """Strike one out; answers how many records it found."""
         with self._state.transaction() as db:
-            rows = self._state.rows(
-                "SELECT records + (SELECT COUNT(*) FROM erasures_waiting AS w"
-                " WHERE w.number = erasures.number) FROM erasures WHERE number = ?",
-                pending.number,
-            )
+            rows = self._state.rows("SELECT records FROM erasures WHERE number = ?", pending.number)
             db.execute("DELETE FROM erasures WHERE number = ?", (pending.number,))
-            db.execute("DELETE FROM erasures_waiting WHERE number = ?", (pending.number,))
             self._state.scrub_later()
         return int(rows[0][0]) if rows else 0
 

@@ -22,6 +22,9 @@ from fedge.records.privacy import (
     DiscreteGaussianEvent,
     PrivacyPolicy,
 )
+from fedge.records.receipts import (
+    Receipt,
+)
 from fedge.records.reference import (
     CategoricalStream,
     NumericStream,
@@ -88,6 +91,7 @@ __all__ = [
     "Participant",
     "PrivacyPolicy",
     "PublicKeyHex",
+    "Receipt",
     "Record",
     "Reference",
     "ReleaseFile",

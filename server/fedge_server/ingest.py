@@ -29,12 +29,9 @@ from fedge.privacy.entries import FIRST_HASH, AnyEntry, Created, read_entry
 from fedge.profiles.wire import decode_report
 from fedge.records import (
     AuditBatch,
-    Count,
-    Fingerprint,
     GapRecord,
     GatewayStatus,
-    Record,
-    Sha256,
+    Receipt,
 )
 from fedge_server.database import Database
 from fedge_server.fleet import read_stored_audit
@@ -61,14 +58,6 @@ class Subject:
 
 Reader = Callable[[bytes, bool], Subject]
 """Reads a payload strictly; the second argument says whether its envelope is a simulated one."""
-
-
-class Receipt(Record):
-    """The answer to a stored envelope: the same for each copy of it."""
-
-    gateway: Fingerprint
-    seq: Count
-    payload_sha256: Sha256
 
 
 def _read_report(payload: bytes, _simulated: bool) -> Subject:

@@ -9,12 +9,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fakes.spools import Outbox, Post
+from fakes.receipts import receipt_for
+from fakes.spools import IDENTITY, Outbox, Post
 
 from fedge.breaker import CircuitBreaker
 from fedge.errors import OutboundError
+from fedge.identity import Envelope
 from fedge_client.agent import sender as module
-from fedge_client.agent.sender import HttpPost, Sender, outcome_of
+from fedge_client.agent.post import MAX_ANSWER_BYTES, HttpPost
+from fedge_client.agent.sender import Sender, outcome_of
 
 
 class Clock:
@@ -233,24 +236,44 @@ def test_what_is_evicted_meanwhile_is_not_sent(tmp_path: Path) -> None:
     outbox.close()
 
 
+ONE, TWO = (Envelope.seal(IDENTITY, "status", seq, b"facts").to_bytes() for seq in (1, 2))
+FALSE_ANSWERS = {
+    "empty": b"",
+    "portal": b"<html>Welcome! Please log in.</html>",
+    "other": receipt_for(TWO),
+    "foreign": receipt_for(ONE).replace(IDENTITY.fingerprint.encode(), b"0" * 32),
+    "payload": receipt_for(Envelope.seal(IDENTITY, "status", 1, b"else").to_bytes()),
+    "more": receipt_for(ONE).replace(b"{", b'{"also":1,', 1),
+    "long": receipt_for(ONE) + b" " * MAX_ANSWER_BYTES,
+    "endless": b" " * 2**20,
+}
+"""Bodies of an answer of 200 that do not say that `ONE` is stored."""
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+
+    def handle_error(self, *_: object) -> None: ...  # a caller that reads no further
 
 
 @pytest.fixture
 def server() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
-    """A server that answers each path with its status; yields its address and what came."""
+    """Moves `/moved`, answers falsely below the names of `FALSE_ANSWERS`, believes elsewhere;
+    yields its address and what came."""
     came: list[tuple[str, bytes]] = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            came.append((self.path, self.rfile.read(int(self.headers["Content-Length"]))))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            came.append((self.path, body))
+            answer = FALSE_ANSWERS.get(self.path.split("/")[1], receipt_for(body))
             self.send_response(302 if self.path.startswith("/moved") else 200)
             self.send_header("Location", "/v1/envelopes")
-            self.send_header("Content-Length", "0")
+            self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
+            self.wfile.write(answer)
 
         def log_message(self, format: str, *args: object) -> None: ...
 
@@ -267,9 +290,26 @@ def server() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
 def test_posting_over_http(server: tuple[str, list[tuple[str, bytes]]]) -> None:
     """The envelope is the body, byte for byte; a redirect is not followed."""
     address, came = server
-    assert HttpPost(address + "/")(b"one") == 200
-    assert HttpPost(address + "/moved")(b"two") == 302
-    assert came == [("/v1/envelopes", b"one"), ("/moved/v1/envelopes", b"two")]
+    assert HttpPost(address + "/")(ONE) == 200
+    assert HttpPost(address + "/moved")(TWO) == 302
+    assert came == [("/v1/envelopes", ONE), ("/moved/v1/envelopes", TWO)]
+
+
+@pytest.mark.parametrize("answer", FALSE_ANSWERS)
+def test_only_a_receipt_takes_an_envelope(
+    outbox: Outbox, server: tuple[str, list[tuple[str, bytes]]], answer: str
+) -> None:
+    """A captive portal or a wrong server also answers 200: what it was sent stays, and is sent
+    again once the coordinator is back."""
+    address, _ = server
+    with pytest.raises(OutboundError, match="receipt"):
+        HttpPost(f"{address}/{answer}")(ONE)
+
+    sender = Sender(outbox.spool, HttpPost(f"{address}/{answer}"), interval_s=1.0)
+    assert sender.push() > 1.0
+    assert outbox.spool.depth == 4
+    Sender(outbox.spool, HttpPost(address), interval_s=1.0).push()
+    assert outbox.spool.depth == 0
 
 
 def test_a_server_that_never_answers_does_not_hold_up_a_stop(outbox: Outbox) -> None:
@@ -291,4 +331,4 @@ def test_a_server_that_never_answers_does_not_hold_up_a_stop(outbox: Outbox) -> 
 def test_nobody_there() -> None:
     """A refused connection is an outbound error, not a crash."""
     with pytest.raises(OutboundError, match="cannot reach"):
-        HttpPost("http://127.0.0.1:1", timeout_s=1.0)(b"one")
+        HttpPost("http://127.0.0.1:1", timeout_s=1.0)(ONE)

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from fakes.gateways import FAMILY, Caller, infer_body, wait_until
 from fakes.loop import DEADLINE_S, ToyCentre, ToyGateway
+from fakes.receipts import receipt_for
 
 from fedge.config import TrainingSettings
 from fedge.data.blocks import LabelledRecords
@@ -118,9 +119,11 @@ class Recorder(SimpleHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self._keep("request", b"")
         self._kept.append(("envelope", body))
+        receipt = receipt_for(body)
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(receipt)))
         self.end_headers()
+        self.wfile.write(receipt)
 
     def _keep(self, kind: str, body: bytes) -> None:
         head = self.raw_requestline + bytes(self.headers)

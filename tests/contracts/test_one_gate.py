@@ -36,7 +36,7 @@ OPENERS = {
 """Calls of asyncio and of the socket module that open a connection or wait for one."""
 
 LEAVES_THE_HOST = {
-    "agent/sender.py": "sends what the gate let into the spool",
+    "agent/post.py": "sends what the gate let into the spool",
     "agent/telemetry.py": "exports the status, public facts alone; off unless a collector is set",
     "courier.py": "Flower's side: answers with envelopes that the gate sealed",
     "supernode.py": "Flower's side: starts its SuperNode and refuses other bundles",
@@ -49,6 +49,7 @@ STAYS_ON_THE_HOST = {
     "admin_client.py": "unix socket of the agent, same user",
     "agent/admin_port.py": "unix socket of the agent, same user",
     "agent/courier_port.py": "unix socket of the agent, same group",
+    "peers.py": "who is at the other end of a unix socket",
     "children.py": "hands listening sockets to workers",
     "control.py": "unix socket of the supervisor",
     "control_port.py": "unix socket of the supervisor",
@@ -95,7 +96,7 @@ def test_only_the_sender_speaks_http_in_the_agent() -> None:
         if module.partition(".")[0] in ("urllib3", "requests", "httpx", "aiohttp", "grpc", "flwr")
     }
     assert found == {
-        *("agent/sender.py", "courier.py", "supernode.py", "doctor.py"),
+        *("agent/post.py", "courier.py", "supernode.py", "doctor.py"),
         "fedge/delivery/fetcher.py",
     }
 

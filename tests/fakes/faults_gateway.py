@@ -38,6 +38,7 @@ from fakes.gateways import (
     toy_weights,
     wait_until,
 )
+from fakes.receipts import receipt_for
 
 from fedge.config import GatewaySettings
 from fedge.errors import OutboundError
@@ -78,9 +79,11 @@ class Centre:
                 if len(body) < length:
                     return  # whoever sent it was killed
                 centre.taken[self.path.split("/")[1]].append(body)
+                receipt = receipt_for(body)
                 self.send_response(200)
-                self.send_header("Content-Length", "0")
+                self.send_header("Content-Length", str(len(receipt)))
                 self.end_headers()
+                self.wfile.write(receipt)
 
             def log_message(self, format: str, *args: Any) -> None: ...
 

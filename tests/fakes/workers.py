@@ -56,6 +56,8 @@ class WorkerProcess:
 
     def serve(self) -> WorkerProcess:
         said = self.hear()
+        # Silence: it ended before it could say why, and left that on its standard error.
+        assert said, f"it ended with {self.process.wait(10)}"
         assert said["event"] == "ready", said
         return self.serve_now()
 

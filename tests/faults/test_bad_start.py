@@ -128,6 +128,7 @@ def test_a_damaged_ring_costs_what_waited_in_it(
         assert gateway.wait(gateway.answers, "the agent answers")
         assert gateway.wait(lambda: gateway.admin.status()["lost_records"] == 1, "it is counted")
         worker = serve(gateway).serve()
+        assert slot_of_next(worker) >= ALL_ROWS, "the agent noted it with the damage"
     else:
         worker = serve(gateway).serve()
         gateway.start()

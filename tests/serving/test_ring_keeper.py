@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,9 @@ def cut(path: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [damage, remove, cut])
-def test_a_lost_ring_is_followed_by_higher_slots(path: Path, keeper: RingKeeper, spoil) -> None:  # type: ignore[no-untyped-def]
+def test_a_lost_ring_is_followed_by_higher_slots(
+    path: Path, keeper: RingKeeper, spoil: Callable[[Path], None]
+) -> None:
     """Also without an agent, and with more rows than the ring could hold."""
     given = [*serve(keeper.ring, 40)]
     for _ in range(30):

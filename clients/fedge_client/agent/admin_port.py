@@ -13,13 +13,13 @@ import json
 import logging
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from fedge.errors import FedgeError, RecordError, SettingError
+from fedge_client.peers import Peer
 
 log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class AdminPort:
                 connection, _ = self._socket.accept()
             except OSError:
                 return
-            if not peer_is_owner(connection):
+            if not Peer.of(connection).is_owner:
                 log.warning("refused a peer of another user")
                 connection.close()
                 continue
@@ -121,13 +121,6 @@ class AdminPort:
                             return
         finally:
             self._free.release()
-
-
-def peer_is_owner(connection: socket.socket) -> bool:
-    """Whether the process at the other end belongs to this user or to root."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, uid, _ = struct.unpack("3i", credentials)
-    return uid in (0, os.getuid())
 
 
 def _refusal(code: str, detail: str) -> dict[str, Any]:

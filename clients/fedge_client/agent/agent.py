@@ -1,16 +1,14 @@
-"""The agent of one served model, put together from its parts, and its loops.
+"""The agent of one served model, put together from its parts.
 
 `Agent` holds no thread of its own: each `*_once` method does one bounded piece of
-work, so that a simulation drives the same code under a virtual clock. `run_forever`
-gives each piece a thread, because none of them may delay another.
+work, so that a simulation drives the same code under a virtual clock. In a process
+of its own `loops` repeats them.
 """
 
 from __future__ import annotations
 
-import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +20,6 @@ from fedge.data.subjects import SubjectKey
 from fedge.delivery.installer import Installer, ReleaseSource
 from fedge.delivery.store import ContentStore
 from fedge.delivery.switch import SlotSwitch
-from fedge.errors import FedgeError
 from fedge.identity import Identity
 from fedge.models.hardware import hardware_class
 from fedge.privacy.ledger import Ledger
@@ -39,19 +36,15 @@ from fedge_client.agent.egress import EgressGate
 from fedge_client.agent.erasure import Eraser, admin_commands
 from fedge_client.agent.escalation_desk import EscalationDesk
 from fedge_client.agent.housekeeping import Housekeeper
+from fedge_client.agent.post import Post
 from fedge_client.agent.releases import InstalledReleases
-from fedge_client.agent.sender import Post, Sender
+from fedge_client.agent.sender import Sender
 from fedge_client.agent.spool import Spool
 from fedge_client.agent.telemetry import open_telemetry
 from fedge_client.agent.training import StartTrainer, TrainingDesk
 from fedge_client.agent.watch import Watcher
 from fedge_client.agent.window_clock import WindowClock
 from fedge_client.agent.window_report import WindowReporter
-
-log = logging.getLogger(__name__)
-
-WATCH_INTERVAL_S, IDLE_INTERVAL_S = 0.05, 0.25
-"""Seconds between looks at the ring: under traffic, and after a while without."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -273,81 +266,3 @@ class Agent:
         self.desk.close()
         self.watcher.close()
         self.state.close()
-
-
-def run_forever(agents: Sequence[Agent], stop: threading.Event) -> None:
-    """Run the loops of all agents, each in its thread, until `stop`."""
-    threads = [
-        threading.Thread(target=_loop, args=(agent, name, step, stop), name=name)
-        for agent in agents
-        for name, step in _loops(agent)
-    ]
-    for thread in threads:
-        thread.start()
-    stop.wait()
-    for agent in agents:
-        agent.sender.stop()
-    for thread in threads:
-        thread.join()
-
-
-def _loops(agent: Agent) -> list[tuple[str, Callable[[], float]]]:
-    """Each loop's name and step, which answers the seconds until it is due again."""
-    settings = agent.settings
-
-    def tell_then_wait() -> float:
-        agent.report_facts_once()
-        return settings.status_interval_s
-
-    def install_then_wait() -> float:
-        agent.install_once()
-        return settings.poll_interval_s
-
-    loops: list[tuple[str, Callable[[], float]]] = [
-        ("install", install_then_wait),
-        ("tidy", agent.tidy_once),
-    ]
-    if settings.monitoring:
-        loops.append(("watch", Pacing(agent.watch_once, lambda: agent.watcher.behind)))
-    if settings.coordinator_url:
-        # Apart from each other: facts ask the supervisor, and reports must not wait for it.
-        loops += [("facts", tell_then_wait), ("push", agent.push_once)]
-    return loops
-
-
-class Pacing:
-    """Looks often while there is something to see, and seldom after a while without.
-
-    Args:
-        look: answers 0 where there was nothing to do.
-        behind: whether more was there than one look takes in.
-    """
-
-    def __init__(self, look: Callable[[], int], behind: Callable[[], bool]) -> None:
-        self._look, self._behind = look, behind
-        self._pause_s = WATCH_INTERVAL_S
-
-    def __call__(self) -> float:
-        """Look once; answers the seconds until the next look."""
-        if self._look():
-            self._pause_s = WATCH_INTERVAL_S
-            if self._behind():
-                return 0.0
-        else:
-            self._pause_s = min(2 * self._pause_s, IDLE_INTERVAL_S)
-        return self._pause_s
-
-
-def _loop(agent: Agent, name: str, step: Callable[[], float], stop: threading.Event) -> None:
-    """Repeat `step`; one that fails is logged and tried again, the other loops go on."""
-    while not stop.is_set():
-        try:
-            with agent.telemetry.span(name):
-                pause = step()
-        except FedgeError as error:
-            log.warning("%s: %s", name, error)
-            pause = 1.0
-        except Exception:  # a bug here must not silence the rest of the agent
-            log.exception("%s failed", name)
-            pause = 5.0
-        stop.wait(pause)

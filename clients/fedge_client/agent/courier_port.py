@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pathlib import Path
 from fedge.errors import FedgeError, ParticipationRefusedError, RecordError
 from fedge.records import RoundRequest
 from fedge_client.frames import AgentAnswer, read_request, write_answer
+from fedge_client.peers import Peer
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,8 @@ def answer_request(answer: Answer, header: bytes, arrays: bytes) -> AgentAnswer:
 
 def peer_is_allowed(connection: socket.socket, group: int) -> bool:
     """Whether the process at the other end is this user, root, or of the socket's group."""
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    _, uid, gid = struct.unpack("3i", credentials)
-    return uid in (0, os.getuid()) or gid == group
+    peer = Peer.of(connection)
+    return peer.is_owner or peer.gid == group
 
 
 class CourierPort:

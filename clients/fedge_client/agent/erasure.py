@@ -187,14 +187,11 @@ class Eraser:
     def _carry_out(self, pending: PendingErasure) -> tuple[int, tuple[int, ...]]:
         """All steps, each of which may have been done before."""
         found = _Matcher(pending.slots, pending.subject)
-        # Before the wipe, so that a kill after it costs no count; again after it, for rows that
-        # came in between. Known by slot from then on, should a power failure bring bytes back.
-        self._stream.erase(found.only_look)
-        self._note_waiting(pending, found)
-        noted = len(found.slots)
-        self._stream.erase(found)
-        if len(found.slots) > noted:
-            self._note_waiting(pending, found)
+        waiting = self._stream.erase(found)
+        with self._state.transaction():
+            # Known by slot from now on, should a power failure bring the ring's bytes back.
+            self._store.bury(found.slots)
+            self._journal.found(pending, waiting)
         erased = self._store.erase(
             slots=pending.slots,
             subject=pending.subject,
@@ -213,11 +210,6 @@ class Eraser:
         self._store.remove_leftovers()
         self._state.scrub()
         return records, tuple(sorted(found.blocks.union(erased.blocks)))
-
-    def _note_waiting(self, pending: PendingErasure, found: _Matcher) -> None:
-        with self._state.transaction():
-            self._store.bury(found.slots)
-            self._journal.found_waiting(pending, found.slots)
 
     def _sync_ring(self) -> None:
         """The ring is never synced while serving; what was wiped must be wiped on the disk."""
@@ -267,10 +259,6 @@ class _Matcher:
         self.blocks.update(rows["block"][fresh].tolist())
         matched: npt.NDArray[np.bool_] = meant
         return matched
-
-    def only_look(self, rows: Records) -> npt.NDArray[np.bool_]:
-        """Remember as a call does, and match nothing."""
-        return np.zeros_like(self(rows))
 
 
 def admin_commands(eraser: Eraser) -> dict[str, Command]:

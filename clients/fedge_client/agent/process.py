@@ -24,9 +24,10 @@ from fedge.logs import log_to_stderr
 from fedge.privacy.noise import OsNoise
 from fedge_client.admin_client import admin_socket
 from fedge_client.agent.admin_port import AdminPort
-from fedge_client.agent.agent import Agent, Ports, run_forever
+from fedge_client.agent.agent import Agent, Ports
 from fedge_client.agent.courier_port import CourierPort
-from fedge_client.agent.sender import HttpPost
+from fedge_client.agent.loops import run_forever
+from fedge_client.agent.post import HttpPost
 from fedge_client.control import SupervisorClient
 from fedge_client.trainer import TrainerProcess
 

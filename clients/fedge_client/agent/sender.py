@@ -7,21 +7,16 @@ One that keeps failing while the coordinator answers does not hold up the others
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import random
-import socket
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from typing import Literal
 
-import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
-
 from fedge.breaker import CircuitBreaker
 from fedge.errors import OutboundError
+from fedge_client.agent.post import HttpPost, Post
 from fedge_client.agent.spool import Spool, Spooled
 
 log = logging.getLogger(__name__)
@@ -38,11 +33,8 @@ RESET_S = 10.0
 backoff would have let through by much."""
 
 MAX_PASSED_OVER = 32
-CONNECT_S = 3.0
 
 Outcome = Literal["taken", "refused", "not-admitted", "failed"]
-Post = Callable[[bytes], int]
-"""Sends one envelope and answers the HTTP status; raises `OutboundError` when it cannot."""
 
 
 def outcome_of(status: int) -> Outcome:
@@ -56,67 +48,6 @@ def outcome_of(status: int) -> Outcome:
     if status in FINAL_REFUSALS:
         return "refused"
     return "not-admitted" if status in (401, 403) else "failed"
-
-
-class _Lines:
-    """Connection classes for urllib3 whose open sockets are known, so that one can be cut."""
-
-    def __init__(self) -> None:
-        self._open: weakref.WeakSet[HTTPConnection] = weakref.WeakSet()
-        opened = self._open
-
-        class Http(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
-                opened.add(self)
-
-        class Https(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                opened.add(self)
-
-        class HttpPool(urllib3.HTTPConnectionPool):
-            ConnectionCls = Http
-
-        class HttpsPool(urllib3.HTTPSConnectionPool):
-            ConnectionCls = Https
-
-        self.pools = {"http": HttpPool, "https": HttpsPool}
-
-    def cut(self) -> None:
-        """Shut every open connection down; whoever waits for an answer gets an error."""
-        for connection in list(self._open):
-            line = connection.sock
-            if line is not None:
-                with contextlib.suppress(OSError):
-                    line.shutdown(socket.SHUT_RDWR)
-
-
-class HttpPost:
-    """Posts envelopes to `<base>/v1/envelopes` over a kept connection; follows no redirect.
-
-    Args:
-        base_url: of the coordinator.
-        timeout_s: longest wait for the next bytes of an answer; for a connection, less.
-    """
-
-    def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
-        self._url = base_url.rstrip("/") + "/v1/envelopes"
-        timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
-        self._pool = urllib3.PoolManager(num_pools=1, timeout=timeout, retries=False)
-        self._lines = _Lines()
-        self._pool.pool_classes_by_scheme = dict(self._lines.pools)
-
-    def __call__(self, envelope: bytes) -> int:
-        headers = {"Content-Type": "application/octet-stream"}
-        try:
-            return self._pool.request("POST", self._url, body=envelope, headers=headers).status
-        except urllib3.exceptions.HTTPError as error:
-            raise OutboundError(f"cannot reach {self._url}: {error}") from error
-
-    def abort(self) -> None:
-        """End the call that another thread waits for: there it raises `OutboundError`."""
-        self._lines.cut()
 
 
 class Sender:
