@@ -151,6 +151,7 @@ def _until_closed(
             services.start(
                 "evaluation",
                 [sys.executable, "-m", "fedge.demo.evaluation", str(folder.path)],
+                errand=True,
             )
             evaluating = True
         if view.done:

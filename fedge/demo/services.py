@@ -42,11 +42,23 @@ class Services:
         self.mark = secrets.token_hex(8)
         self._guard = Guard(self.mark)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._errands: set[str] = set()
 
     def start(
-        self, name: str, command: list[str], environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: list[str],
+        environment: Mapping[str, str] | None = None,
+        *,
+        errand: bool = False,
     ) -> subprocess.Popen[bytes]:
-        """Start a process in a session of its own, so that Ctrl-C reaches only the demo."""
+        """Start a process in a session of its own, so that Ctrl-C reaches only the demo.
+
+        Args:
+            errand: it does one thing and ends, and may have ended before anybody waits for it.
+        """
+        if errand:
+            self._errands.add(name)
         base = dict(os.environ if environment is None else environment)
         with (self._logs / f"{name}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -102,7 +114,7 @@ class Services:
         """Raise for the first process that ended although it should run."""
         for name, process in self._running.items():
             code = process.poll()
-            if code is not None:
+            if code is not None and (code or name not in self._errands):
                 raise ServiceEndedError(name, code, self._logs / f"{name}.log")
 
     def wait_for(self, what: str, ready: Callable[[], bool], timeout_s: float) -> None:

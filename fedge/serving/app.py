@@ -314,11 +314,10 @@ class InferenceApp:
             return await self._relayed(family, {**scope, "headers": []}, bytes(body.json))
         if self._ring is None:
             raise RequestError(404, "labels", "are not taken: nothing is monitored here")
-        known = Known(
-            self._gateway, self._ring.next_slot, self._limits.feedback_slots, self._block_of
-        )
+        ring, slots = self._ring, self._limits.feedback_slots
+        known = Known(self._gateway, ring.next_slot, slots, self._block_of, ring.label_places)
         feedback = parse_feedback(request, self._release.task, known)
-        if not self._ring.append_labels(feedback.slots, feedback.labels, feedback.blocks):
+        if not ring.append_labels(feedback.slots, feedback.labels, feedback.blocks):
             message = "labels: no room now, none was taken; send them again later"
             return Answer.error(503, message, retry_after=str(RETRY_LABELS_S))
         return Answer.of({"accepted": len(feedback.slots)})

@@ -181,14 +181,20 @@ class EmbeddedModel:
             False where there was no room: none was taken, try again later.
 
         Raises:
-            RequestError: a record is unknown or too old, or a label is no class; none was taken.
+            RequestError: a record is unknown or too old, a label is no class, or they are more than
+                can ever wait; none was taken.
         """
         ring = None if self._keeper is None else self._keeper.ring
         if ring is None:
             raise RequestError(404, "labels", "are not taken: nothing is monitored here")
         if len(ids) != len(labels):
             raise RequestError(400, "labels", f"are {len(labels)}, for {len(ids)} records")
-        known = Known(self._gateway.prefix, ring.next_slot, self._gateway.feedback_slots)
+        known = Known(
+            self._gateway.prefix,
+            ring.next_slot,
+            self._gateway.feedback_slots,
+            places=ring.label_places,
+        )
         feedback = checked_labels(zip(ids, labels, strict=True), self.task, known)
         return ring.append_labels(feedback.slots, feedback.labels, feedback.blocks)
 

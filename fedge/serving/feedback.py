@@ -41,12 +41,14 @@ class Known:
         block_of: the block of a slot, where blocks are numbered by slot. Where they are numbered
             by time only the agent knows when a slot was given out: None, and an id with another
             block than its record's is left for the agent to drop.
+        places: labels that can wait for the agent at most: more at once would never find room.
     """
 
     gateway: str
     next_slot: int
     feedback_slots: int
     block_of: Callable[[int], int] | None = None
+    places: int = MAX_LABELS
 
     def check(self, record: RecordId, where: str) -> None:
         """Refuse a record that this gateway cannot have served, or served too long ago.
@@ -79,8 +81,11 @@ def checked_labels(
     """Check pairs of record id and label, both as the caller gave them; one refuses all.
 
     Raises:
-        RequestError: as `parse_feedback`.
+        RequestError: as `parse_feedback`; 400 also for more than can ever wait.
     """
+    pairs = list(pairs)
+    if len(pairs) > known.places:
+        raise RequestError(400, "labels", f"are more than {known.places}: send fewer at once")
     indices = {name: index for index, name in enumerate(task.classes)}
     slots, labels, blocks = [], [], []
     for number, (text, label) in enumerate(pairs):

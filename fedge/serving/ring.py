@@ -4,8 +4,10 @@ Producers (a worker; two of them during a swap) append what they served and the
 labels they were given; the one consumer (the agent) reads, and releases what it
 no longer needs. A producer never waits for the consumer, which takes no lock:
 as the ring fills up fewer rows are handed over, chosen by their arrival slot
-alone, and a full ring takes none. Every row gets its slot, and those not handed
-over are counted. Killing any side at any moment loses nothing that was appended.
+alone, and a full ring takes none. Labels have places of their own: which rows are
+handed over depends on how many rows wait, never on how many labels came. Every row
+gets its slot, and those not handed over are counted. Killing any side at any moment
+loses nothing that was appended.
 
 A record's content lies in the file only while it is needed: releasing a place
 clears it, and what a row's purposes do not ask for is not written at all.
@@ -35,6 +37,7 @@ from fedge.serving.ring_file import (
     ORDERED_STORES,
     PAGE,
     RECORD_HEAD,
+    RELEASED,
     STATE,
     STATE_PLACES,
     TAIL,
@@ -59,7 +62,7 @@ ANY_BLOCK = -1
 """The block of a label whose caller did not say."""
 
 THINNING = (1, 1, 1, 1, 2, 2, 4, 8, 0)
-"""Every n-th slot is kept while so many eighths of the ring are full; 0: none is."""
+"""Every n-th slot is kept while rows take so many eighths of their places; 0: none is."""
 
 Match = Callable[[Records], npt.NDArray[np.bool_]]
 """Tells which of some records are meant."""
@@ -74,9 +77,12 @@ class RingWriter:
     Args:
         path: the ring file.
         layout: of the rows.
-        capacity: records of a new ring; a ring that exists keeps its own.
+        capacity: observations that a new ring holds; a ring that exists keeps its own.
         first_slot: of a new ring; those below count as dropped.
         steady: seconds of a clock that runs on evenly, the same for all processes of the host.
+
+    Attributes:
+        label_places: how many labels may wait at most.
 
     Raises:
         StateError: the ring there is damaged, or was made for rows of another layout.
@@ -104,14 +110,15 @@ class RingWriter:
         self._memory: Any = ring.memory
         self._words, self._handle = ring.words, ring.handle
         self._capacity, self._size = ring.capacity, ring.records.dtype.itemsize
-        self._unthinned = (ring.capacity - 1) // 2
+        self._rows, self.label_places = ring.rows, ring.labels
+        self._unthinned = (ring.rows - 1) // 2
         # Made once: looking a field up costs as much as writing a row of it.
         records = ring.records
         self._fields = {name: records[name] for name in records.dtype.names or ()}
         self._spans = spans = Spans.of(layout)
         self._no_inputs = bytes(spans.inputs_end - spans.inputs)
         self._generation = -1
-        self._head = self._next_slot = self._dropped = self._dropped_labels = 0
+        self._head = self._next_slot = self._dropped = self._dropped_labels = self._labels = 0
         self._clear_unpublished()
 
     def append(
@@ -149,14 +156,16 @@ class RingWriter:
             first, head = self._next_slot, self._head
             waiting = head - words[TAIL]
             purposes = marks.purposes
-            if count == 1 and waiting > self._unthinned:
-                step = THINNING[8 * waiting // self._capacity]
-                if not step or first % step:  # as `_kept`, which a busy worker can do without
-                    self._publish(head, first + 1, self._dropped + 1)
-                    return first
+            if (
+                count == 1
+                and waiting > self._unthinned  # labels included: a first, quick look
+                and not self._keeps(first, self._waiting_rows(), waiting)
+            ):
+                self._publish(head, first + 1, self._dropped + 1)
+                return first
             if count > 1 or not purposes & (MONITORING | TRAINING):
                 dropped = self._write_rows(
-                    (block_of, release, now, marks), waiting, inputs, logits, features
+                    (block_of, release, now, marks), inputs, logits, features
                 )
                 self._publish(head + count - dropped, first + count, self._dropped + dropped)
                 return first
@@ -189,6 +198,7 @@ class RingWriter:
                 first + 1,
                 self._dropped,
                 self._dropped_labels,
+                self._labels,
             )
             if not ORDERED_STORES:
                 self._ring.fence()
@@ -208,14 +218,16 @@ class RingWriter:
                 its record's is refused by the agent.
 
         Returns:
-            False where the ring has no room for them: nothing was taken, they are counted
-            as turned away, and the caller may try again.
+            False where labels' places have no room for them: nothing was taken, they are
+            counted as turned away, and the caller may try again.
         """
         count = len(slots)
         with self._ring.locked():
             self._look()
             head = self._head
-            fits = bool(count <= self._capacity - (head - self._words[TAIL]))
+            waiting = head - self._words[TAIL]
+            taken = waiting - self._waiting_rows()
+            fits = bool(taken + count <= self.label_places and waiting + count <= self._capacity)
             if fits:
                 done = 0
                 for place in self._ring.places(head, count):
@@ -226,6 +238,7 @@ class RingWriter:
                     self._fields["label"][place] = labels[part]
                     self._fields["kind"][place] = LABEL
                     done = part.stop
+                self._labels += count
                 self._publish(head + count, self._next_slot, self._dropped)
             else:
                 self._dropped_labels += count
@@ -259,7 +272,8 @@ class RingWriter:
     def _look(self) -> None:
         """Take over what was published last, by whomever. Needs the lock."""
         self._generation = self._words[GENERATION]
-        self._head, self._next_slot, self._dropped, self._dropped_labels = self._ring.state()
+        state = self._ring.state()
+        self._head, self._next_slot, self._dropped, self._dropped_labels, self._labels = state
 
     def _publish(self, head: int, next_slot: int, dropped: int) -> None:
         """`RingFile.publish` without its look-ups: this runs once per request."""
@@ -267,7 +281,7 @@ class RingWriter:
         STATE.pack_into(
             self._memory,
             STATE_PLACES[generation % 2],
-            *(head, next_slot, dropped, self._dropped_labels),
+            *(head, next_slot, dropped, self._dropped_labels, self._labels),
         )
         if not ORDERED_STORES:
             self._ring.fence()
@@ -275,22 +289,32 @@ class RingWriter:
         self._generation = generation
         self._head, self._next_slot, self._dropped = head, next_slot, dropped
 
-    def _kept(self, first: int, count: int, used: int) -> range | list[int]:
-        """Which of `count` rows are handed over while `used` places are taken."""
-        if used + count - 1 <= self._unthinned:
+    def _waiting_rows(self) -> int:
+        """Observations that were not released yet. Needs the lock."""
+        return max(0, self._head - self._labels - self._words[RELEASED])
+
+    def _keeps(self, slot: int, rows: int, taken: int) -> bool:
+        """Whether a slot's row is handed over while so many rows wait and places are taken."""
+        step = THINNING[min(8 * rows // self._rows, 8)]
+        # Rows and labels with places of their own leave one free, except for the moment between a
+        # consumer's two writes in `release`.
+        return step > 0 and slot % step == 0 and taken < self._capacity
+
+    def _kept(self, first: int, count: int) -> range | list[int]:
+        """Which of `count` rows are handed over."""
+        taken = self._head - self._words[TAIL]
+        if taken + count - 1 <= self._unthinned:
             return range(count)
-        kept = []
+        kept: list[int] = []
+        rows = self._waiting_rows()
         for row in range(count):
-            step = THINNING[8 * used // self._capacity]
-            if step and (first + row) % step == 0:
+            if self._keeps(first + row, rows + len(kept), taken + len(kept)):
                 kept.append(row)
-                used += 1
         return kept
 
     def _write_rows(
         self,
         fixed: tuple[BlockOf, int, float, Marks],
-        waiting: int,
         inputs: npt.NDArray[Any],
         logits: npt.NDArray[np.float32],
         features: npt.NDArray[np.float32],
@@ -298,7 +322,7 @@ class RingWriter:
         """Write the rows of a batch that are kept behind the head; answers how many are not."""
         block_of, release, now, marks = fixed
         first, count, steady = self._next_slot, len(logits), self._steady()
-        kept = self._kept(first, count, waiting)
+        kept = self._kept(first, count)
         slots = [first + row for row in kept]
         blocks = [block_of(slot, now) for slot in slots]
         fields, done = self._fields, 0
@@ -357,6 +381,8 @@ class RingReader:
 
     def __init__(self, path: Path) -> None:
         self._ring = RingFile(path)
+        # The last consumer may have been killed before it wrote it.
+        self._ring.released = self._rows_before(self._ring.tail)
         self._next_slot = self._slots_before(self._ring.tail)
 
     def read(self, position: int, limit: int) -> tuple[Records, int]:
@@ -403,6 +429,8 @@ class RingReader:
             for place in self._ring.places(tail, position - tail):
                 self._ring.clear(place)
             self._ring.tail = position
+            # Counted from the head, not added up: a kill in here puts nothing wrong for good.
+            self._ring.released = self._rows_before(position)
 
     def wipe(self, match: Match) -> int:
         """Clear the content of matching observations that wait here, and labels given to them.
@@ -494,6 +522,14 @@ class RingReader:
             )
         end = min(position + limit, head)
         return self._ring.places(position, end - position), end
+
+    def _rows_before(self, position: int) -> int:
+        """How many observations were handed over before `position`, since the ring was made."""
+        state = self._ring.state()
+        behind = 0
+        for place in self._ring.places(position, state.head - position):
+            behind += int(np.count_nonzero(self._ring.records["kind"][place] == OBSERVATION))
+        return max(0, state.head - state.labels - behind)
 
     def _slots_before(self, position: int) -> int:
         """The lowest slot that neither a record before `position` holds nor a dropped row had."""

@@ -30,13 +30,13 @@ from fedge.records import TaskSchema
 from fedge.records.task import Datatype
 from fedge.serving.marks import SUBJECT_BYTES
 
-MAGIC, VERSION, PAGE = b"FEDGRING", 2, 4096
+MAGIC, VERSION, PAGE = b"FEDGRING", 3, 4096
 
 _FIXED = struct.Struct("=8sIIIII8sQ")
 """Magic, version, bytes of a record, classes, features, inputs, their type, capacity."""
 
 # Header words (8 bytes each). A cache line apart: the two sides must not slow each other down.
-GENERATION, TAIL, FLOOR = 8, 16, 17
+GENERATION, TAIL, FLOOR, RELEASED = 8, 16, 17, 18
 STATE_PLACES = (192, 256)
 """Bytes from the file's start at which the two copies of the state lie."""
 
@@ -46,7 +46,7 @@ RECORD_HEAD = struct.Struct(f"@BBIqqddi{SUBJECT_BYTES}s")
 `time` is the wall clock's, `steady` the host's monotonic one's: windows close by the second, which
 no correction of the first moves.
 """
-STATE = struct.Struct("@4Q")
+STATE = struct.Struct("@5Q")
 
 ORDERED_STORES = platform.machine().lower() in ("x86_64", "amd64", "i686")
 """Stores become visible in program order (x86); elsewhere they are fenced."""
@@ -110,13 +110,15 @@ class RingState(NamedTuple):
         head: position after the last record; positions count 0, 1, 2, ... for ever.
         next_slot: arrival slot of the next row.
         dropped: rows that got a slot but no record, because the ring was filling up.
-        dropped_labels: labels that were turned away, because the ring was full.
+        dropped_labels: labels that were turned away, because their places were full.
+        labels: how many of the records are labels.
     """
 
     head: int
     next_slot: int
     dropped: int
     dropped_labels: int
+    labels: int
 
 
 HEAD_DTYPE = np.dtype(
@@ -171,10 +173,17 @@ class Spans(NamedTuple):
         return cls(logits, features, features + 4 * layout.features, inputs, inputs + size)
 
 
+def label_places(places: int) -> int:
+    """How many of a ring's places labels may take: a ninth, one at least."""
+    return max(1, places // 9)
+
+
 def create_ring(path: Path, layout: RowLayout, capacity: int, *, first_slot: int = 0) -> None:
     """Make an empty ring file unless there is one; two processes may try at once.
 
     Args:
+        capacity: observations that it holds. Labels get an eighth as many places beside them,
+            so that none of them takes an observation's.
         first_slot: of the first row; those below count as dropped.
 
     Raises:
@@ -183,6 +192,7 @@ def create_ring(path: Path, layout: RowLayout, capacity: int, *, first_slot: int
     if path.exists():
         return
     size = record_dtype(layout).itemsize
+    places = capacity + max(1, capacity // 8)
     part = path.with_name(f".{path.name}.part")
     header = _FIXED.pack(
         MAGIC,
@@ -192,7 +202,7 @@ def create_ring(path: Path, layout: RowLayout, capacity: int, *, first_slot: int
         layout.features,
         layout.inputs,
         layout.values.encode(),
-        capacity,
+        places,
     )
     try:
         with _alone(path.parent):
@@ -202,7 +212,7 @@ def create_ring(path: Path, layout: RowLayout, capacity: int, *, first_slot: int
                 # One name for all: what a killed process left of it is written over.
                 with part.open("wb") as file:
                     # Blocks are taken now: a full disk must not become a SIGBUS while serving.
-                    os.posix_fallocate(file.fileno(), 0, PAGE + capacity * size)
+                    os.posix_fallocate(file.fileno(), 0, PAGE + places * size)
                     file.write(header.ljust(8 * FLOOR, b"\0") + struct.pack("=Q", first_slot))
                     file.flush()
                     os.fsync(file.fileno())
@@ -231,6 +241,8 @@ class RingFile:
 
     Attributes:
         records: structured array view, one element per place in the ring.
+        capacity: places in the ring.
+        rows, labels: how many of them observations and labels may take.
         words: the header as native 8-byte words. CPython copies one of them with a single
             8-byte move, which an aligned address makes atomic.
         memory: the whole file.
@@ -265,11 +277,13 @@ class RingFile:
             raise StateError(f"{self.path} is no ring of version {VERSION}")
         self.layout = RowLayout(classes, features, inputs, text)
         # Sizes first: a dtype of damaged counts could ask for any amount of memory.
-        if size != PAGE + self.capacity * itemsize or self.capacity < 1:
+        if size != PAGE + self.capacity * itemsize or self.capacity < 2:
             raise StateError(f"{self.path} is damaged: {size} bytes for {self.capacity} records")
         counts = max(classes, features, inputs)
         if counts > size or record_dtype(self.layout).itemsize != itemsize:
             raise StateError(f"{self.path} is damaged: rows of {itemsize} bytes")
+        self.labels = label_places(self.capacity)
+        self.rows = self.capacity - self.labels
         self.words = memoryview(self.memory)[:PAGE].cast("Q")
         self.records: Records = np.ndarray(
             self.capacity, record_dtype(self.layout), self.memory, PAGE
@@ -331,6 +345,15 @@ class RingFile:
     def tail(self, position: int) -> None:
         self.fence()
         self.words[TAIL] = position
+
+    @property
+    def released(self) -> int:
+        """Observations that lie before `tail`, since the ring was made; the consumer's to set."""
+        return self.words[RELEASED]
+
+    @released.setter
+    def released(self, observations: int) -> None:
+        self.words[RELEASED] = observations
 
     @property
     def floor(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -164,6 +165,27 @@ def test_a_call_that_was_cut_off_is_repeated(folder: Path) -> None:
     assert add(folder, "valves").fingerprint != identity.fingerprint
     served = [settings.family for settings in GatewaySettings.load(config).served]
     assert served == ["digits", PUMPS, "valves"]
+
+
+def test_the_settings_keep_their_mode_and_reach_the_disk(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that others may not read stays so, nothing lies beside it, its folder is synced."""
+    config = folder / "gw" / "gateway.toml"
+    config.chmod(0o600)
+    before = sorted((folder / "gw").iterdir())
+    synced: list[int] = []
+    fsync = os.fsync
+
+    def noted(handle: int) -> None:
+        synced.append(os.fstat(handle).st_ino)
+        fsync(handle)
+
+    monkeypatch.setattr("fedge.durable.os.fsync", noted)
+    add(folder)
+    assert config.stat().st_mode & 0o777 == 0o600
+    assert sorted((folder / "gw").iterdir()) == before
+    assert synced[-2:] == [config.stat().st_ino, (folder / "gw").stat().st_ino]
 
 
 def test_what_cannot_be_added_changes_nothing(folder: Path, tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_the_sample_settings_are_valid(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("config", ["/home/ann/gateway.toml", "/etc/fedge/my gateway.toml"])
 def test_a_path_that_a_unit_cannot_use_is_refused(config: str) -> None:
-    with pytest.raises(SettingError, match="gateway.toml"):
+    with pytest.raises(SettingError, match=r"gateway\.toml"):
         unit_files(Path(config), "8080")
 
 

@@ -23,7 +23,7 @@ def test_a_key_is_written_once_for_its_owner_alone(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="never replaced"):
         Identity.create(path)
     assert Identity.load(path).fingerprint == made.fingerprint
-    assert os.listdir(tmp_path) == ["identity.pem"]
+    assert [p.name for p in tmp_path.iterdir()] == ["identity.pem"]
 
 
 def test_of_many_that_make_a_key_one_does(tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_a_kill_leaves_a_whole_key_or_none(tmp_path: Path) -> None:
             Identity.load(path)
         else:
             Identity.create(path)
-            assert os.listdir(folder) == ["identity.pem"]
+            assert [p.name for p in folder.iterdir()] == ["identity.pem"]
         assert all(stat.S_IMODE(p.stat().st_mode) == 0o600 for p in folder.iterdir())
         if finished:
             break
@@ -82,7 +82,7 @@ def test_a_full_disk_leaves_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         disk.setattr("fedge.durable.os.fsync", full)
         with pytest.raises(SettingError, match="No space"):
             Identity.create(tmp_path / "identity.pem")
-    assert os.listdir(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_entry_of_the_folder_is_on_disk(

@@ -79,3 +79,22 @@ def test_a_process_that_ends_by_itself_is_noticed(tmp_path: Path) -> None:
             services.wait_for("nothing", lambda: False, 20)
     finally:
         services.end()
+
+
+def test_an_errand_may_end_before_it_is_waited_for(tmp_path: Path) -> None:
+    """Done early is done; failed early is still noticed."""
+    services = Services(tmp_path)
+    try:
+        done = services.start("quick", [sys.executable, "-c", "pass"], errand=True)
+        done.wait(20)
+        services.check()
+        services.finish("quick", 20)
+
+        failed = services.start(
+            "failing", [sys.executable, "-c", "raise SystemExit(3)"], errand=True
+        )
+        failed.wait(20)
+        with pytest.raises(ServiceEndedError, match="failing"):
+            services.check()
+    finally:
+        services.end()

@@ -218,3 +218,12 @@ def test_a_block_numbered_by_time_is_for_the_agent_to_check() -> None:
     """Only it knows when a slot was given out."""
     got = feedback({"id": f"{GATEWAY}-20000-49", "label": "red"}, block_of=None)
     assert got.slots.tolist() == [49]
+
+
+def test_more_labels_than_can_ever_wait_are_refused_for_good() -> None:
+    """Asking to send them again later would be asking for ever."""
+    entries = [{"id": f"{GATEWAY}-1-45", "label": TASK.classes[0]}] * 3
+    assert len(parse_feedback({"labels": entries}, TASK, known(places=3)).slots) == 3
+    with pytest.raises(RequestError, match="more than 2") as refusal:
+        parse_feedback({"labels": entries}, TASK, known(places=2))
+    assert refusal.value.status == 400

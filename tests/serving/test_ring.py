@@ -32,7 +32,8 @@ from fedge.serving.ring_file import (
     record_dtype,
 )
 
-CLASSES, FEATURES, INPUTS, CAPACITY = 2, 2, 3, 7
+CLASSES, FEATURES, INPUTS, CAPACITY = 2, 2, 3, 23
+LABEL_PLACES, PLACES = 2, 25
 LAYOUT = RowLayout(CLASSES, FEATURES, INPUTS)
 ALL = INFERENCE | MONITORING | TRAINING
 ANNA, BERT = b"a" * 16, b"b" * 16
@@ -99,17 +100,20 @@ class RingMachine(RuleBasedStateMachine):
         self.slots = self.dropped = self.dropped_labels = 0
         self.position = self.released = 0
 
+    def waiting(self, kind: int) -> int:
+        return sum(other == kind for other, _ in self.appended[self.released :])
+
     @rule(producer=st.integers(0, 1), rows=st.integers(1, 9))
     def append_rows(self, producer: int, rows: int) -> None:
-        kept = kept_of(self.slots, rows, len(self.appended) - self.released, CAPACITY)
+        kept = kept_of(self.slots, rows, self.waiting(OBSERVATION), CAPACITY)
         assert append(self.writers[producer], self.slots, rows) == self.slots
         self.appended += [(OBSERVATION, slot) for slot in kept]
         self.dropped += rows - len(kept)
         self.slots += rows
 
-    @rule(producer=st.integers(0, 1), slots=st.lists(st.integers(0, 50), min_size=1, max_size=4))
+    @rule(producer=st.integers(0, 1), slots=st.lists(st.integers(0, 50), min_size=1, max_size=3))
     def append_labels(self, producer: int, slots: list[int]) -> None:
-        room = CAPACITY - (len(self.appended) - self.released)
+        room = LABEL_PLACES - self.waiting(LABEL)
         labels = np.zeros(len(slots), np.int32)
         taken = self.writers[producer].append_labels(np.array(slots), labels)
         assert taken == (len(slots) <= room)
@@ -150,9 +154,9 @@ class RingMachine(RuleBasedStateMachine):
     @invariant()
     def free_places_are_empty(self) -> None:
         waiting = len(self.appended) - self.released
-        places = np.arange(self.released + waiting, self.released + CAPACITY) % CAPACITY
+        places = np.arange(self.released + waiting, self.released + PLACES) % PLACES
         size = record_dtype(LAYOUT).itemsize
-        data = np.frombuffer(self.path.read_bytes()[4096:], np.uint8).reshape(CAPACITY, size)
+        data = np.frombuffer(self.path.read_bytes()[4096:], np.uint8).reshape(PLACES, size)
         assert not data[places].any()
 
     def teardown(self) -> None:
@@ -321,6 +325,68 @@ def test_content_has_no_say_in_what_is_dropped(content: list[float]) -> None:
         ring.close()
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    calls=st.lists(
+        st.tuples(st.integers(1, 12), st.integers(0, 9), st.integers(0, 30)), max_size=40
+    )
+)
+def test_labels_have_no_say_in_what_is_dropped(calls: list[tuple[int, int, int]]) -> None:
+    """The same rows, with and without labels between them, leave the same slots in the ring."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept, dropped, labels_taken = [], [], 0
+        for labelled in (False, True):
+            path = Path(folder) / f"ring-{labelled}.bin"
+            ring, reader, slots, position = writer(path, 32), RingReader(path), [], 0
+            for rows, labels, read in calls:
+                if labelled and labels:
+                    given = np.zeros(labels, np.int64), np.ones(labels, np.int32)
+                    labels_taken += labels * ring.append_labels(*given)
+                append(ring, ring.next_slot, rows)
+                # The consumer comes as far as the same observation, labels or not.
+                while read and position < reader._ring.state().head:
+                    records, position = reader.read(position, 1)
+                    observed = records["slot"][records["kind"] == OBSERVATION].tolist()
+                    slots += observed
+                    read -= len(observed)
+                reader.release(position)
+            records, _ = reader.read(position, 99)
+            slots += records["slot"][records["kind"] == OBSERVATION].tolist()
+            kept.append(slots)
+            dropped.append(reader.dropped)
+            ring.close()
+        assert kept[0] == kept[1] and dropped[0] == dropped[1]
+
+
+@pytest.mark.parametrize("capacity", [1, 5, 8, 64, 71])
+def test_labels_take_their_own_places_and_no_others(tmp_path: Path, capacity: int) -> None:
+    """An eighth as many as observations have: full, they turn labels away, and all rows fit."""
+    ring = writer(tmp_path / "ring.bin", capacity)
+    one = np.zeros(1, np.int64), np.zeros(1, np.int32)
+    assert sum(ring.append_labels(*one) for _ in range(capacity)) == max(1, capacity // 8)
+    for slot in range(8 * capacity):
+        append(ring, slot, 1)
+    reader = RingReader(tmp_path / "ring.bin")
+    kinds = reader.read(0, 2 * capacity)[0]["kind"]
+    assert np.count_nonzero(kinds == OBSERVATION) == capacity
+    assert reader.dropped_labels == capacity - max(1, capacity // 8)
+    reader.release(reader.waiting)
+    assert ring.append_labels(*one)
+
+
+def test_a_consumer_killed_while_it_releases_miscounts_nothing(tmp_path: Path) -> None:
+    """The next one finds out how many observations are gone, whatever was written last."""
+    path = tmp_path / "ring.bin"
+    ring = writer(path, 16)
+    append(ring, 0, 8)
+    ring.append_labels(np.array([1, 2]), np.array([1, 1], np.int32))
+    ring._ring.tail = 10  # as a kill would leave it
+    assert RingReader(path).position == 10
+    for slot in range(8, 17):  # more than half full with the rows before
+        append(ring, slot, 1)
+    assert RingReader(path).read(10, 99)[0]["slot"].tolist() == kept_of(8, 9, 0, 16)
+
+
 @pytest.mark.parametrize("rows", [1, 3])
 def test_only_what_the_purposes_ask_for_is_written(tmp_path: Path, rows: int) -> None:
     """No inputs without training, nothing but public facts without monitoring and training."""
@@ -379,7 +445,7 @@ def test_what_was_never_published_is_cleared(tmp_path: Path) -> None:
     assert append(again, 2, 1) == 2
 
 
-@given(counters=st.lists(st.integers(0, 2**60), min_size=4, max_size=4))
+@given(counters=st.lists(st.integers(0, 2**60), min_size=5, max_size=5))
 @settings(max_examples=30, deadline=None)
 def test_a_half_written_state_is_never_seen(counters: list[int]) -> None:
     """A producer killed while it writes the new state leaves the old one in force."""

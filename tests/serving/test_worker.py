@@ -155,7 +155,8 @@ def test_an_unknown_answer_is_no_answer(
 
 
 def test_a_full_ring_stops_no_request(tmp_path: Path, start_worker: StartWorker) -> None:
-    """Without an agent rows are served, thinned and counted; labels are asked for again."""
+    """Without an agent rows are served, thinned and counted; labels are asked for again once they
+    fill their own places, an eighth as many as rows have."""
     folder = tmp_path / "small"
     settings = make_gateway(folder, ring_slots=64)
     (tmp_path / "gateway.toml").write_bytes((folder / "gateway.toml").read_bytes())
@@ -167,11 +168,15 @@ def test_a_full_ring_stops_no_request(tmp_path: Path, start_worker: StartWorker)
         assert caller.infer(toy_inputs(10))[0] == 200
     gateway_name = caller.ask("GET", "/fedge/v1/status")[1]["gateway"]
     label = {"labels": [{"id": f"{gateway_name}-3-199", "label": "red"}]}
+    for _ in range(8):
+        assert caller.ask("POST", "/fedge/v1/feedback", json.dumps(label).encode())[0] == 200
     status, answer, _ = caller.ask("POST", "/fedge/v1/feedback", json.dumps(label).encode())
     assert status == 503 and answer["error"].startswith("labels: ")
+    too_many = json.dumps({"labels": label["labels"] * 9}).encode()
+    assert caller.ask("POST", "/fedge/v1/feedback", too_many)[0] == 400
     reader = RingReader(tmp_path / "state" / "ring.bin")
     rows, end = reader.read(0, 1000)
-    assert (len(rows), reader.next_slot, reader.dropped) == (64, 200, 136)
+    assert (len(rows), reader.next_slot, reader.dropped) == (64 + 8, 200, 136)
     reader.release(end)
     assert caller.ask("POST", "/fedge/v1/feedback", json.dumps(label).encode())[0] == 200
     assert settings.ring_slots == 64
