@@ -43,6 +43,7 @@ bench-peers: $(READY)
 # What takes longer than a test run may.
 soak: $(READY)
 	@$(BIN)/python -m benchmarks.run --area gateway --only soak $(ARGS)
+	@$(BIN)/python -m pytest -n 2 tests/faults/every_write.py
 
 study: $(READY)
 	@$(BIN)/python -m benchmarks.run --area study $(ARGS)
