@@ -17,7 +17,6 @@ from benchmarks.peers import python_of
 REPEATS, SECONDS = 7, 4.0
 CONNECTIONS = 4
 IMAGE = (3, 224, 224)
-RING_SLOTS = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +77,9 @@ def against_mlserver(work: Path) -> list[Figure]:
     candidate = site.digits(work)
     with tempfile.TemporaryDirectory() as folder:
         row = np.load(candidate.folder / "golden.npz")["inputs"][:1]
-        body = site.json_body(candidate.task.input.name, row)
-        settings = site.make_folder(Path(folder) / "gw", candidate, ring_slots=RING_SLOTS)
+        # What the peer answers with, from both.
+        body = site.json_body(candidate.task.input.name, row, ("logits", "class"))
+        settings = site.make_folder(Path(folder) / "gw", candidate)
         with (
             site.running(settings) as ours,
             site.mlserver(python, Path(folder) / "peer", {"digits": candidate.model}) as peer,

@@ -315,15 +315,16 @@ def mlserver(python: Path, folder: Path, models: dict[str, Path]) -> Iterator[st
             process.wait()
 
 
-def json_body(name: str, inputs: npt.NDArray[np.float32]) -> bytes:
-    """An inference request with its tensor as JSON numbers."""
+def json_body(name: str, inputs: npt.NDArray[np.float32], outputs: tuple[str, ...] = ()) -> bytes:
+    """An inference request with its tensor as JSON numbers; asks for all outputs or those named."""
     tensor = {
         "name": name,
         "shape": list(inputs.shape),
         "datatype": "FP32",
         "data": [float(f"{value:.6g}") for value in inputs.ravel().tolist()],
     }
-    return json.dumps({"inputs": [tensor]}).encode()
+    wanted = {"outputs": [{"name": output} for output in outputs]} if outputs else {}
+    return json.dumps({"inputs": [tensor], **wanted}).encode()
 
 
 def binary_body(name: str, inputs: npt.NDArray[np.float32]) -> tuple[bytes, dict[str, str]]:

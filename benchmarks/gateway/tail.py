@@ -23,7 +23,7 @@ def measure(work: Path) -> list[Figure]:
     row = np.random.default_rng(1).normal(size=(1, 64)).astype(np.float32)
     body, headers = site.binary_body(candidate.task.input.name, row)
     with tempfile.TemporaryDirectory() as folder:
-        watched = site.make_folder(Path(folder) / "watched", candidate, ring_slots=http.RING_SLOTS)
+        watched = site.make_folder(Path(folder) / "watched", candidate)
         bare = site.make_folder(Path(folder) / "bare", candidate, monitoring=False)
         with site.running(watched) as one, site.running(bare) as other:
             runs = http.interleaved(

@@ -43,6 +43,7 @@ from fedge.serving.listener import Listener
 
 log = logging.getLogger(__name__)
 
+GC_THRESHOLD = 20_000
 EXIT_OK, EXIT_FAILED = 0, 1
 SPARE_HANDLES = 128
 """File handles beside those of connections: ring, logs, upstream and the like."""
@@ -135,6 +136,8 @@ async def run(settings: GatewaySettings, family: str, slot: str, doors: Doors, c
     # What was loaded stays: collecting garbage need not look at it again, request after request.
     gc.collect()
     gc.freeze()
+    # What a request makes is freed without it; looking often would only cost.
+    gc.set_threshold(GC_THRESHOLD, 20, 50)
     probed = serving.probed
     await line.tell("ready", latency_us=probed.latency_us, golden_max_abs=probed.golden_max_abs)
     service = Service(serving, doors)

@@ -12,6 +12,7 @@ import importlib.abc
 import importlib.machinery
 import os
 import sys
+from pathlib import Path
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 """Of glibc's mallopt(3)."""
@@ -20,6 +21,8 @@ KEPT_BYTES = 32 * 2**20
 """Free memory that the allocator keeps at most; a window of 1,000 rows needs little of it."""
 
 NICENESS = 10
+GROUP_NICENESS = 19
+AUTOGROUP = Path("/proc/self/autogroup")
 
 ABSENT = (
     *("pandas", "cloudpickle"),
@@ -67,3 +70,8 @@ def give_way() -> None:
     with contextlib.suppress(OSError, AttributeError):
         # Long slices, and no preemption of a worker that wakes up for a request.
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    if os.getsid(0) == os.getpid():
+        # Where sessions are scheduled as groups, niceness counts within a session only: the one
+        # that this process leads must give way, too (sched(7), "The autogroup feature").
+        with contextlib.suppress(OSError):
+            AUTOGROUP.write_text(str(GROUP_NICENESS))
