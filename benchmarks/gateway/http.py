@@ -112,7 +112,9 @@ def binary(work: Path) -> list[Figure]:
     """gw-binary: a large image and 64 values, as binary tensors against our own JSON."""
     if not wrk.available():
         return [_binary_figure(None, None, "needs wrk", holds=False)]
-    image = _json_and_binary(site.pooled(work, IMAGE, 6), seconds=SECONDS)
+    # A row of the image takes 600 kB in the ring: a small one, and windows to match.
+    ring = {"window_slots": 80, "ring_slots": 256}
+    image = _json_and_binary(site.pooled(work, IMAGE, 6), seconds=SECONDS, **ring)
     small = _json_and_binary(site.pooled(work, (64,), 64), seconds=SECONDS / 2)
     share = small[1] / small[0]
     return [
@@ -138,20 +140,18 @@ def _binary_figure(ours: float | None, peer: float | None, what: str, *, holds: 
     )
 
 
-def _json_and_binary(candidate: Candidate, *, seconds: float) -> tuple[float, float]:
+def _json_and_binary(
+    candidate: Candidate, *, seconds: float, **settings: object
+) -> tuple[float, float]:
     """Median requests/s with JSON and with binary tensors."""
     shape = candidate.task.input.shape
     row = np.random.default_rng(1).normal(size=(1, *shape)).astype(np.float32)
     name = candidate.task.input.name
     with tempfile.TemporaryDirectory() as folder:
-        settings = site.make_folder(
-            Path(folder) / "gw",
-            candidate,
-            window_slots=50,
-            ring_slots=256,
-            max_body_bytes=8 * 2**20,
+        made = site.make_folder(
+            Path(folder) / "gw", candidate, max_body_bytes=8 * 2**20, **settings
         )
-        with site.running(settings) as ours:
+        with site.running(made) as ours:
             runs = interleaved(
                 [
                     Target.of_json(ours.infer_url, site.json_body(name, row)),

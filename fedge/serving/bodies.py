@@ -97,7 +97,7 @@ def whole_body(parts: list[bytes], headers: Headers, limit: int) -> Body:
     told = headers.get(HEADER_LENGTH)
     if told is None:
         return Body.plain(parts[0] if len(parts) == 1 else b"".join(parts))
-    size = sum(map(len, parts))
+    size = len(parts[0]) if len(parts) == 1 else sum(map(len, parts))
     json_length = int(told) if told.isdigit() and len(told) < 16 else 0
     if not 0 < json_length <= size:
         where = HEADER_LENGTH.decode()
