@@ -35,8 +35,9 @@ from fedge.serving.engine import DirectEngine
 from fedge.serving.marks import Marks
 from fedge.serving.record_ids import block_numbering
 from fedge.serving.release import load_release
-from fedge.serving.ring import RingReader, RingWriter
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_reader import RingReader
 from fedge.serving.scoring import OUTPUTS
 
 FEATURES, RING_SLOTS = 64, 65_536

@@ -138,8 +138,8 @@ def _task_in_slots(state_dir: Path) -> TaskSchema | None:
 
 
 def _start_ring(path: Path, task: TaskSchema, next_slot: int) -> None:
-    from fedge.serving.ring import RingReader
     from fedge.serving.ring_file import RowLayout, create_ring
+    from fedge.serving.ring_reader import RingReader
 
     fresh = path.with_name("ring.bin.new")
     fresh.unlink(missing_ok=True)

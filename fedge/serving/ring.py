@@ -16,24 +16,22 @@ clears it, and what a row's purposes do not ask for is not written at all.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, LOCK_UN, flock, lockf
+from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock, lockf
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedge.errors import StateError, TaskError
+from fedge.errors import StateError
 from fedge.records.purposes import MONITORING, TRAINING
 from fedge.serving.marks import SUBJECT_BYTES, Marks
 from fedge.serving.record_ids import BlockOf, Slots
 from fedge.serving.ring_file import (
     FLOOR,
     GENERATION,
-    MAGIC,
     ORDERED_STORES,
     PAGE,
     RECORD_HEAD,
@@ -41,16 +39,12 @@ from fedge.serving.ring_file import (
     STATE,
     STATE_PLACES,
     TAIL,
-    VERSION,
     Records,
     RingFile,
-    RingState,
     RowLayout,
     Spans,
     create_ring,
 )
-from fedge.serving.slot_floor import LARGEST_SLOT as LARGEST_SLOT
-from fedge.serving.slot_floor import read_floor
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +61,7 @@ THINNING = (1, 1, 1, 1, 2, 2, 4, 8, 0)
 Match = Callable[[Records], npt.NDArray[np.bool_]]
 """Tells which of some records are meant."""
 
-_CONTENT = RECORD_HEAD.size - SUBJECT_BYTES
+CONTENT_START = RECORD_HEAD.size - SUBJECT_BYTES
 """Byte of a record at which what the row held begins: its subject, then logits and so on."""
 
 
@@ -349,7 +343,7 @@ class RingWriter:
     ) -> None:
         """Write what the purposes ask for, and nothing else: zeros where they do not."""
         if not marks.purposes & (MONITORING | TRAINING):
-            self._ring.clear(place, start=_CONTENT)
+            self._ring.clear(place, start=CONTENT_START)
             return
         fields = self._fields
         fields["logits"][place], fields["features"][place] = logits[rows], features[rows]
@@ -367,261 +361,3 @@ class RingWriter:
                 if not kinds[place]:
                     break
                 self._ring.clear(slice(place, place + 1))
-
-
-class RingReader:
-    """The one consumer of a ring; not for use by several threads at once.
-
-    It remembers nothing: positions are the caller's to keep. It takes no lock, so that no
-    producer waits for it, whatever becomes of it.
-
-    Raises:
-        StateError: there is no ring yet (no worker has served), or it is damaged.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._ring = RingFile(path)
-        # The last consumer may have been killed before it wrote it.
-        self._ring.released = self._rows_before(self._ring.tail)
-        self._next_slot = self._slots_before(self._ring.tail)
-
-    def read(self, position: int, limit: int) -> tuple[Records, int]:
-        """Copy up to `limit` records from `position` on.
-
-        Args:
-            position: 0 at first, then what the last read answered.
-
-        Returns:
-            a structured array (fields as in `ring_file.record_dtype`) and the position after
-            it. `next_slot` now speaks of exactly these records and those before.
-
-        Raises:
-            StateError: the position was released already, or never written: caller and ring
-                do not belong together.
-        """
-        places, end = self._places(position, limit)
-        rows = np.concatenate([self._ring.records[place] for place in places])
-        self._next_slot = self._slots_before(end)
-        return rows, end
-
-    def read_heads(self, position: int, limit: int) -> tuple[Records, int]:
-        """Like `read`, without subject, logits, features and inputs: a tenth of the bytes.
-
-        Returns:
-            a structured array (fields as in `ring_file.HEAD_DTYPE`) and the position after it.
-
-        Raises:
-            StateError: as `read`.
-        """
-        places, end = self._places(position, limit)
-        heads = np.concatenate([self._ring.heads(place) for place in places])
-        self._next_slot = self._slots_before(end)
-        return heads, end
-
-    def release(self, position: int) -> None:
-        """Give up everything before `position`: it is cleared, then producers may overwrite it.
-
-        Call it when nothing will ask for these records again: a reader that is killed in here
-        finds some of them empty.
-        """
-        tail = self._ring.tail
-        if position > tail:
-            for place in self._ring.places(tail, position - tail):
-                self._ring.clear(place)
-            self._ring.tail = position
-            # Counted from the head, not added up: a kill in here puts nothing wrong for good.
-            self._ring.released = self._rows_before(position)
-
-    def wipe(self, match: Match) -> int:
-        """Clear the content of matching observations that wait here, and labels given to them.
-
-        Released places hold nothing (`release`), so afterwards the file holds no byte of what
-        matched. A wiped observation keeps slot, block, release and time, and has no purpose.
-
-        Args:
-            match: told all waiting records (a view: not to be kept), observations and labels.
-
-        Returns:
-            how many observations were wiped.
-        """
-        tail, head = self._ring.tail, self._ring.state().head
-        waiting = [
-            (place, match(self._ring.records[place]))
-            for place in self._ring.places(tail, head - tail)
-        ]
-        slots = []
-        for place, matched in waiting:
-            rows = self._ring.records[place]
-            chosen = np.flatnonzero(
-                matched & (rows["kind"] == OBSERVATION) & (rows["purposes"] > 0)
-            )
-            slots.append(rows["slot"][chosen])
-            rows["purposes"][chosen] = 0  # first: a half wiped record counts no more
-            self._ring.clear(chosen + place.start, start=_CONTENT)
-        gone = np.concatenate(slots)
-        for place, matched in waiting:
-            rows = self._ring.records[place]
-            theirs = matched | np.isin(rows["slot"], gone)
-            chosen = np.flatnonzero(theirs & (rows["kind"] == LABEL))
-            self._ring.clear(chosen + place.start)
-        return len(gone)
-
-    @property
-    def position(self) -> int:
-        """The oldest position that can still be read."""
-        return self._ring.tail
-
-    @property
-    def waiting(self) -> int:
-        """Records that were not released yet."""
-        return self._ring.state().head - self._ring.tail
-
-    @property
-    def next_slot(self) -> int:
-        """All slots below were given out, and are in the records read so far or were dropped."""
-        return self._next_slot
-
-    @property
-    def given_out(self) -> int:
-        """The slot that the next row gets, whatever was read so far."""
-        return self._ring.state().next_slot
-
-    @property
-    def dropped(self) -> int:
-        """Rows that were served but not handed over, since the ring was made."""
-        return self._ring.state().dropped
-
-    @property
-    def dropped_labels(self) -> int:
-        """Labels that were turned away, since the ring was made."""
-        return self._ring.state().dropped_labels
-
-    def never_below(self, slot: int) -> None:
-        """Skip slots so that none below `slot` is given out (again); skipped ones are dropped.
-
-        For a consumer that knows later slots than the ring: one that was lost, or fell back
-        in a power failure, must not give two rows one id. An append that has begun already may
-        still finish with the slot that it drew.
-        """
-        before = self._ring.state().next_slot
-        if slot > self._ring.floor:
-            self._ring.floor = slot
-        if self._next_slot == before:
-            self._next_slot = max(slot, before)
-
-    def close(self) -> None:
-        self._ring.close()
-
-    def _places(self, position: int, limit: int) -> tuple[list[slice], int]:
-        """Where up to `limit` records from `position` on lie, and the position after them."""
-        head, tail = self._ring.state().head, self._ring.tail
-        if not tail <= position <= head:
-            raise StateError(
-                f"{self._ring.path} holds positions {tail} to {head}, not {position}: "
-                "it is another ring than the one read before"
-            )
-        end = min(position + limit, head)
-        return self._ring.places(position, end - position), end
-
-    def _rows_before(self, position: int) -> int:
-        """How many observations were handed over before `position`, since the ring was made."""
-        state = self._ring.state()
-        behind = 0
-        for place in self._ring.places(position, state.head - position):
-            behind += int(np.count_nonzero(self._ring.records["kind"][place] == OBSERVATION))
-        return max(0, state.head - state.labels - behind)
-
-    def _slots_before(self, position: int) -> int:
-        """The lowest slot that neither a record before `position` holds nor a dropped row had."""
-        state = self._ring.state()
-        for place in self._ring.places(position, state.head - position):
-            rows = self._ring.records[place]
-            observations = np.flatnonzero(rows["kind"] == OBSERVATION)
-            if len(observations):
-                return int(rows["slot"][observations[0]])
-        return state.next_slot
-
-
-def open_writer(path: Path, layout: RowLayout, capacity: int, *, at_least: int = 0) -> RingWriter:
-    """The writer of a ring, made anew where the ring there is damaged or is for other rows.
-
-    Requests must be answered; what such a ring held is lost. An agent that reads it sees another
-    file in its place and goes over. No slot is given out twice: where the ring does not tell how
-    far it came, the new one starts at what was reserved (`slot_floor`).
-
-    Args:
-        at_least: where a ring that is missing or damaged starts at the earliest.
-
-    Raises:
-        TaskError: another worker serves rows of another layout with the ring.
-        StateError: the disk refused.
-    """
-    floor = read_floor(path)
-    reserved = max(floor.reserved, at_least)
-    try:
-        ring = RingWriter(path, layout, capacity, first_slot=reserved)
-    except StateError as error:
-        if isinstance(error.__cause__, OSError):  # the disk, not what lies on it
-            raise
-        if _in_use(path):
-            raise TaskError(f"a worker is writing into the ring there: {error}") from error
-        log.error("the ring is replaced, and what waited in it is lost: %s", error)
-    else:
-        if ring.next_slot < floor.given_out:
-            log.error("the ring fell back, as after a power failure: slots are skipped")
-            ring.never_below(reserved)
-        return ring
-    first_slot = _slots_given_out(path)
-    if first_slot is None:
-        first_slot = reserved or _slots_in_head(path)
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StateError(f"cannot remove the ring {path}: {error}") from error
-    return RingWriter(path, layout, capacity, first_slot=first_slot)
-
-
-def _in_use(path: Path) -> bool:
-    """Whether another process writes into the ring."""
-    try:
-        with path.open("r+b") as file:
-            lockf(file, LOCK_EX | LOCK_NB, 1)
-    except (BlockingIOError, PermissionError):
-        return True
-    except OSError as error:
-        raise StateError(f"cannot open the ring {path}: {error}") from error
-    return False
-
-
-def _slots_given_out(path: Path) -> int | None:
-    """The next slot of a ring that is for other rows; None where it is damaged."""
-    try:
-        ring = RingFile(path)
-    except StateError:
-        return None
-    next_slot = ring.state().next_slot
-    ring.close()
-    return next_slot if next_slot < LARGEST_SLOT else None
-
-
-def _slots_in_head(path: Path) -> int:
-    """The next slot by the first page of a damaged ring; 0 where that cannot be told, either.
-
-    Only for a ring beside which nothing was noted, because no worker of this version opened it.
-    """
-    try:
-        with path.open("rb") as file:
-            head = file.read(PAGE)
-    except OSError:
-        return 0
-    if len(head) < PAGE or not head.startswith(MAGIC + VERSION.to_bytes(4, sys.byteorder)):
-        return 0
-    words = memoryview(head).cast("Q")
-    state = RingState(*STATE.unpack_from(head, STATE_PLACES[words[GENERATION] % 2]))
-    next_slot = max(state.next_slot, words[FLOOR])
-    return next_slot if next_slot < LARGEST_SLOT else 0
-
-
-def open_reader(path: Path) -> RingReader | None:
-    """The reader of a ring, or None before a worker made one."""
-    return RingReader(path) if path.exists() else None

@@ -17,8 +17,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedge.errors import StateError, TaskError
-from fedge.serving.ring import RingWriter, open_writer
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_opening import open_writer
 from fedge.serving.slot_floor import LARGEST_SLOT, SlotFloor, raise_floor
 
 log = logging.getLogger(__name__)

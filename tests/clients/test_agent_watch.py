@@ -19,8 +19,9 @@ from fedge.identity import Envelope
 from fedge.profiles.wire import decode_report
 from fedge.records import GatewayStatus, WindowReport
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
-from fedge.serving.ring import RingReader, open_writer
 from fedge.serving.ring_file import RingFile, RowLayout
+from fedge.serving.ring_opening import open_writer
+from fedge.serving.ring_reader import RingReader
 
 MakeGateway = Callable[..., Gateway]
 

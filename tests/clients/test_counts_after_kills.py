@@ -22,8 +22,8 @@ from fedge.profiles.streams import stream_values
 from fedge.profiles.wire import decode_report
 from fedge.records import WindowReport
 from fedge.serving.marks import Marks
-from fedge.serving.ring import open_writer
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_opening import open_writer
 from fedge.serving.scores import Scores
 
 ROWS, KILLS = 1200, 12

@@ -26,8 +26,9 @@ from fedge.profiles.wire import decode_report
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving.marks import NOBODY, Marks
 from fedge.serving.record_ids import RecordId, id_prefix
-from fedge.serving.ring import RingReader, open_writer
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_opening import open_writer
+from fedge.serving.ring_reader import RingReader
 from fedge_client.admin_client import AdminClient, admin_socket
 from fedge_client.agent.admin_port import AdminPort
 from fedge_client.agent.agent import Agent

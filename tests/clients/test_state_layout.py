@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from fedge.errors import StateError
-from fedge.serving.ring import RingReader
+from fedge.serving.ring_reader import RingReader
 from fedge_client.state_layout import LAYOUT, bring_up_to_date, nobody_runs, read_layout
 
 GOLDEN = Path(__file__).parent.parent / "golden"

@@ -31,7 +31,7 @@ from fakes.supervisors import SupervisedGateway, alive
 from fedge.config import GatewaySettings
 from fedge.delivery.switch import SlotSwitch
 from fedge.errors import OutboundError, SettingError, StateError, TrialFailedError
-from fedge.serving.ring import RingReader
+from fedge.serving.ring_reader import RingReader
 from fedge_client.control import SupervisorClient
 from fedge_client.slot_keeper import Active
 from fedge_client.supervisor import Supervisor

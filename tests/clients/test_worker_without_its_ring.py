@@ -14,8 +14,10 @@ from fakes.supervisors import SupervisedGateway
 
 from fedge.errors import TaskError
 from fedge.serving.marks import Marks
-from fedge.serving.ring import RingReader, RingWriter, open_writer
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_opening import open_writer
+from fedge.serving.ring_reader import RingReader
 
 OTHER = RowLayout(classes=9, features=9, inputs=9)
 

@@ -51,8 +51,9 @@ from fedge.records import AuditBatch, BlockLength, sha256_hex
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving.marks import Marks
 from fedge.serving.record_ids import block_numbering
-from fedge.serving.ring import RingReader, RingWriter
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_reader import RingReader
 from fedge.statefile import StateFile
 from fedge_client.admin_client import AdminClient, admin_socket
 

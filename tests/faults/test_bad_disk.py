@@ -20,7 +20,8 @@ from fakes.gateways import WINDOW_SLOTS, Load, wait_until
 
 from fedge.profiles.wire import decode_report
 from fedge.records import WindowReport
-from fedge.serving.ring import LARGEST_SLOT, RingReader
+from fedge.serving.ring_reader import RingReader
+from fedge.serving.slot_floor import LARGEST_SLOT
 
 
 def windows(gateway: FaultyGateway) -> list[WindowReport]:

@@ -18,8 +18,9 @@ from fedge.serving.batching import Batcher
 from fedge.serving.engine import DirectEngine, Served
 from fedge.serving.marks import Marks
 from fedge.serving.release import ServedRelease, load_release
-from fedge.serving.ring import RingReader, RingWriter
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
+from fedge.serving.ring_reader import RingReader
 
 ALL = Marks(INFERENCE | MONITORING | TRAINING)
 WATCHED = Marks(INFERENCE | MONITORING, b"s" * 16)

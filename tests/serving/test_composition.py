@@ -28,7 +28,7 @@ from fakes.workers import StartWorker, WorkerProcess
 from fedge.config import GatewaySettings
 from fedge.serving.composition import compose
 from fedge.serving.escalation_counts import counts_path, read_counts
-from fedge.serving.ring import RingReader
+from fedge.serving.ring_reader import RingReader
 from fedge.serving.stats import read_stats, stats_path
 
 INFER = f"/v2/models/{FAMILY}/infer"

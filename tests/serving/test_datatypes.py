@@ -28,7 +28,7 @@ from hypothesis.extra import numpy as numpy_st
 from fedge.errors import RequestError, TrialFailedError
 from fedge.records.task import Datatype
 from fedge.serving.release import read_golden
-from fedge.serving.ring import RingReader
+from fedge.serving.ring_reader import RingReader
 from fedge.serving.tensors import DTYPES, TensorFormat, to_bytes
 
 DATATYPES: tuple[Datatype, ...] = get_args(Datatype)

@@ -15,7 +15,9 @@ from fedge.errors import RequestError, SettingError, StateError, TamperedFileErr
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving import EmbeddedModel
 from fedge.serving.record_ids import RecordId
-from fedge.serving.ring import LABEL, LARGEST_SLOT, OBSERVATION, RingReader
+from fedge.serving.ring import LABEL, OBSERVATION
+from fedge.serving.ring_reader import RingReader
+from fedge.serving.slot_floor import LARGEST_SLOT
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from fedge.records.purposes import ESCALATION, INFERENCE, MONITORING, TRAINING
 from fedge.serving import answers
 from fedge.serving.app import Answer
 from fedge.serving.escalation import EscalationOutcome
-from fedge.serving.ring import LABEL, RingReader
+from fedge.serving.ring import LABEL
+from fedge.serving.ring_reader import RingReader
 
 MODEL = f"/v2/models/{FAMILY}"
 ALL = TASK.model_copy(update={"purposes": ("inference", "monitoring", "training", "escalation")})

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fedge.records.task import Datatype
-from fedge.serving.ring import RingReader
+from fedge.serving.ring_reader import RingReader
 
 FEEDBACK = "/fedge/v1/feedback"
 VALID = valid_requests()

@@ -22,7 +22,7 @@ from fedge.errors import StateError
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving import ring as ring_module
 from fedge.serving.marks import NOBODY, Marks
-from fedge.serving.ring import LABEL, OBSERVATION, RingReader, RingWriter
+from fedge.serving.ring import LABEL, OBSERVATION, RingWriter
 from fedge.serving.ring_file import (
     GENERATION,
     RECORD_HEAD,
@@ -31,6 +31,7 @@ from fedge.serving.ring_file import (
     RowLayout,
     record_dtype,
 )
+from fedge.serving.ring_reader import RingReader
 
 CLASSES, FEATURES, INPUTS, CAPACITY = 2, 2, 3, 23
 LABEL_PLACES, PLACES = 2, 25

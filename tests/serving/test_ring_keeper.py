@@ -10,9 +10,11 @@ import pytest
 
 from fedge.errors import StateError
 from fedge.serving.marks import Marks
-from fedge.serving.ring import RingReader, RingWriter, open_writer
+from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import PAGE, RowLayout
 from fedge.serving.ring_keeper import RingKeeper
+from fedge.serving.ring_opening import open_writer
+from fedge.serving.ring_reader import RingReader
 from fedge.serving.slot_floor import SlotFloor, raise_floor, read_floor
 
 LAYOUT = RowLayout(classes=3, features=2, inputs=4)

@@ -35,7 +35,8 @@ from fakes.workers import StartWorker
 from fedge.config import GatewaySettings
 from fedge.records import ModelInput
 from fedge.records.purposes import purpose_bits
-from fedge.serving.ring import LABEL, OBSERVATION, RingReader
+from fedge.serving.ring import LABEL, OBSERVATION
+from fedge.serving.ring_reader import RingReader
 from fedge.serving.stats import read_stats, stats_path
 
 INFER = f"/v2/models/{FAMILY}/infer"

@@ -26,8 +26,9 @@ from fedge.data.blocks import BlockStore
 from fedge.errors import StateError
 from fedge.privacy.ledger import FEATURES
 from fedge.profiles.windows import Closed, WindowCutter, WindowSpan
-from fedge.serving.ring import LABEL, OBSERVATION, Match, RingReader, open_reader
+from fedge.serving.ring import LABEL, OBSERVATION, Match
 from fedge.serving.ring_file import Records
+from fedge.serving.ring_reader import RingReader, open_reader
 from fedge.serving.slot_floor import SlotFloor, raise_floor
 from fedge.statefile import StateFile
 from fedge_client.agent.egress import EgressGate
