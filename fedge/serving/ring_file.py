@@ -210,7 +210,10 @@ def create_ring(path: Path, layout: RowLayout, capacity: int, *, first_slot: int
                 return
             try:
                 # One name for all: what a killed process left of it is written over.
-                with part.open("wb") as file:
+                # It holds records: nobody else on the host may read it, whatever the folder allows.
+                handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+                with os.fdopen(handle, "wb") as file:
+                    os.fchmod(handle, 0o600)  # also where a part was left behind
                     # Blocks are taken now: a full disk must not become a SIGBUS while serving.
                     os.posix_fallocate(file.fileno(), 0, PAGE + places * size)
                     file.write(header.ljust(8 * FLOOR, b"\0") + struct.pack("=Q", first_slot))

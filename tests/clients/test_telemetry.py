@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
+from fakes.spools import status
 
 from fedge.config import TelemetrySettings
 from fedge.records import GatewayStatus
@@ -18,24 +19,7 @@ from fedge_client.agent.telemetry import COUNTERS, GAUGES, NoTelemetry, open_tel
 metrics_pb = pytest.importorskip("opentelemetry.proto.collector.metrics.v1.metrics_service_pb2")
 traces_pb = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 
-STATUS = GatewayStatus(
-    release=3,
-    release_sha256="0" * 64,
-    variant="int8",
-    slot="A",
-    hardware="x86-vnni",
-    install_state="committed",
-    refused_release=0,
-    refused_reason="",
-    next_slot=4711,
-    windows=4,
-    dropped_observations=2,
-    spool_depth=1,
-    spool_dropped=0,
-    worker_restarts=5,
-    blocks=(),
-    at=1.8e9,
-)
+STATUS = status().model_copy(update={"next_slot": 4711})
 
 
 class Collector:

@@ -29,6 +29,7 @@ from fedge.serving.ring_file import (
     STATE,
     STATE_PLACES,
     RowLayout,
+    create_ring,
     record_dtype,
 )
 from fedge.serving.ring_reader import RingReader
@@ -632,3 +633,14 @@ def test_a_stuck_agent_never_delays_a_producer(
         assert ring.next_slot >= before + 60
         os.kill(consumer, signal.SIGCONT)
     assert os.waitpid(consumer, os.WNOHANG) == (0, 0)
+
+
+def test_a_ring_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    """It holds records, whatever the folder and the umask allow."""
+    mask = os.umask(0)
+    try:
+        create_ring(tmp_path / "ring.bin", LAYOUT, capacity=8)
+    finally:
+        os.umask(mask)
+
+    assert (tmp_path / "ring.bin").stat().st_mode & 0o777 == 0o600
