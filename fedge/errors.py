@@ -23,6 +23,10 @@ class TaskError(FedgeError):
     """A task's `task.json` or its code part is wrong, or data does not fit its schema."""
 
 
+class TableError(FedgeError):
+    """A table cannot be judged: unreadable, empty, or without a column that was named."""
+
+
 class StateError(FedgeError):
     """A state directory cannot be used: in use, corrupt, or of another version."""
 
