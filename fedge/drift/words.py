@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Cause = Literal["covariate", "label", "concept", "ood", "sensor", "unknown"]
-"""What moved: the inputs, the class shares, the relation between both, unfamiliar rows, a sensor."""
+"""What moved: the inputs, the class shares, their relation, unfamiliar rows, a sensor."""
 
 Scope = Literal["gateway", "fleet", "unknown"]
 """Where: on some gateways alone, or everywhere alike."""
