@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import struct
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from fedge.errors import RecordError
@@ -63,13 +66,96 @@ def decode_report(data: bytes) -> WindowReport:
         RecordError: too large, no Arrow stream of exactly this schema, compressed, damaged, or
             a value is out of range. Names what is wrong.
     """
+    facts, batch = _checked(data)
+    try:
+        # Through JSON, because a strict record takes a list for a tuple only from there.
+        return WindowReport.model_validate_json(canonical(facts | {"features": _features(batch)}))
+    except ValidationError as error:
+        raise RecordError(f"WindowReport: {first_fault(error, 'report')}") from error
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"report facts are no plain JSON: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class CountTable:
+    """A report as arrays: what adding reports up needs, and no more.
+
+    Attributes:
+        names, categorical, sigma2: of each stream, bool[S] and int64[S].
+        widths: int64[S], how many counts each stream has.
+        counts: int32[sum of widths], all streams' counts one after another.
+    """
+
+    reference_sha256: str
+    slots: int
+    dropped: int
+    opened_at: float
+    closed_at: float
+    names: tuple[str, ...]
+    categorical: NDArray[np.bool_]
+    sigma2: NDArray[np.int64]
+    widths: NDArray[np.int64]
+    counts: NDArray[np.int32]
+
+
+def read_counts(data: bytes) -> CountTable:
+    """Read a report's counts from untrusted bytes, some twenty times faster than `decode_report`.
+
+    Checks the Arrow stream as strictly, but of the public facts only those that it gives back.
+
+    Raises:
+        RecordError: as for `decode_report`.
+    """
+    facts, batch = _checked(data)
+    names, categorical, sigma2, counts = batch.columns
+    widths = np.diff(counts.offsets.to_numpy())
+    try:
+        table = CountTable(
+            reference_sha256=_text(facts, "reference_sha256"),
+            slots=int(_number(facts, "slots")),
+            dropped=int(_number(facts, "dropped")),
+            opened_at=_number(facts, "opened_at"),
+            closed_at=_number(facts, "closed_at"),
+            names=tuple(names.to_pylist()),
+            categorical=categorical.to_numpy(zero_copy_only=False),
+            sigma2=sigma2.to_numpy(),
+            widths=widths.astype(np.int64),
+            counts=counts.flatten().to_numpy(),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise RecordError(f"report holds no usable public facts: {error}") from error
+    if not len(table.names) or widths.min() < 1 or table.sigma2.min() < 1:
+        raise RecordError("report has no streams, a stream without counts, or counts without noise")
+    return table
+
+
+def _text(facts: dict[str, Any], name: str) -> str:
+    value = facts[name]
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is no text")
+    return value
+
+
+def _number(facts: dict[str, Any], name: str) -> float:
+    value = facts[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**63:
+        raise TypeError(f"{name} is no number of 0 or more")
+    return value
+
+
+def _checked(data: bytes) -> tuple[dict[str, Any], pa.RecordBatch]:
+    """The public facts and the one batch of a report.
+
+    Raises:
+        RecordError: see `decode_report`.
+    """
     if len(data) > MAX_REPORT_BYTES:
         raise RecordError(f"report of {len(data)} bytes, at most {MAX_REPORT_BYTES} are read")
     try:
         batch = _read_batch(data)
         batch.validate(full=True)
+        _check_no_nulls(batch)
         facts = json.loads((batch.schema.metadata or {}).get(_FACTS, b"null"))
-        features = _features(batch)
     except StopIteration as error:
         raise RecordError("report is no readable Arrow stream: a message is missing") from error
     # Arrow reports damage as its own errors, as OSError or as whatever a wrong offset meets.
@@ -79,13 +165,7 @@ def decode_report(data: bytes) -> WindowReport:
         raise RecordError("report facts are nested too deeply") from error
     if not isinstance(facts, dict):
         raise RecordError("report holds no public facts in its schema metadata")
-    try:
-        # Through JSON, because a strict record takes a list for a tuple only from there.
-        return WindowReport.model_validate_json(canonical(facts | {"features": features}))
-    except ValidationError as error:
-        raise RecordError(f"WindowReport: {first_fault(error, 'report')}") from error
-    except (ValueError, RecursionError) as error:
-        raise RecordError(f"report facts are no plain JSON: {error}") from error
+    return facts, batch
 
 
 def _read_batch(data: bytes) -> pa.RecordBatch:
@@ -139,12 +219,15 @@ def _compressed(message: bytes) -> bool:
     return header == 0 or field(follow(header), 3) != 0
 
 
-def _features(batch: pa.RecordBatch) -> list[dict[str, object]]:
+def _check_no_nulls(batch: pa.RecordBatch) -> None:
     if any(column.null_count for column in batch.columns):
         raise ValueError("a value is null")
-    names, categorical, sigma2, counts = batch.columns
-    if counts.flatten().null_count:
+    if batch.column(3).flatten().null_count:
         raise ValueError("a count is null")
+
+
+def _features(batch: pa.RecordBatch) -> list[dict[str, object]]:
+    names, categorical, sigma2, counts = batch.columns
     return [
         {"name": name, "kind": _KINDS[is_categorical], "sigma2": variance, "counts": values}
         for name, is_categorical, variance, values in zip(

@@ -1,0 +1,1 @@
+"""The area `drift`: verdicts one can act on, beside those of others."""
