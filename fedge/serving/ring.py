@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from fcntl import LOCK_EX, LOCK_SH, LOCK_UN, flock, lockf
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,14 @@ from fedge.records.purposes import MONITORING, TRAINING
 from fedge.serving.marks import SUBJECT_BYTES, Marks
 from fedge.serving.record_ids import BlockOf, Slots
 from fedge.serving.ring_file import (
+    BUSY,
     FLOOR,
     GENERATION,
     ORDERED_STORES,
     PAGE,
     RECORD_HEAD,
     RELEASED,
+    SHARED,
     STATE,
     STATE_PLACES,
     TAIL,
@@ -45,6 +46,7 @@ from fedge.serving.ring_file import (
     Spans,
     create_ring,
 )
+from fedge.serving.ring_lock import RingLock
 
 log = logging.getLogger(__name__)
 
@@ -98,11 +100,14 @@ class RingWriter:
             made_for = ring.layout
             ring.close()
             raise StateError(f"{path} holds rows of {made_for}, not {layout}")
-        # Says that a process writes here, until it ends; `flock` keeps writers from each other.
-        lockf(ring.handle, LOCK_SH, 1)
+        try:
+            self._lock = RingLock(ring)
+        except OSError as error:
+            ring.close()
+            raise StateError(f"cannot lock the ring {path}: {error}") from error
         # Any: the stubs do not know that arrays are buffers.
         self._memory: Any = ring.memory
-        self._words, self._handle = ring.words, ring.handle
+        self._words = ring.words
         self._capacity, self._size = ring.capacity, ring.records.dtype.itemsize
         self._rows, self.label_places = ring.rows, ring.labels
         self._unthinned = (ring.rows - 1) // 2
@@ -142,9 +147,14 @@ class RingWriter:
         """
         # Inline and with few look-ups: for one row every tenth of a microsecond shows.
         count = len(logits)
-        flock(self._handle, LOCK_EX)
+        lock, words, memory = self._lock, self._words, self._memory
+        if lock.alone:  # as `take`, without its price
+            words[BUSY] = 1
+            if words[SHARED] or not ORDERED_STORES:
+                lock.take()
+        else:
+            lock.take()
         try:
-            words, memory = self._words, self._memory
             if words[GENERATION] != self._generation or words[FLOOR] > self._next_slot:
                 self._look()
             first, head = self._next_slot, self._head
@@ -199,7 +209,10 @@ class RingWriter:
             words[GENERATION] = generation
             self._generation, self._head, self._next_slot = generation, head + 1, first + 1
         finally:
-            flock(self._handle, LOCK_UN)
+            if lock.alone and ORDERED_STORES:
+                words[BUSY] = 0
+            else:
+                lock.drop()
         return first
 
     def append_labels(
@@ -216,7 +229,7 @@ class RingWriter:
             counted as turned away, and the caller may try again.
         """
         count = len(slots)
-        with self._ring.locked():
+        with self._lock.held():
             self._look()
             head = self._head
             waiting = head - self._words[TAIL]
@@ -261,6 +274,7 @@ class RingWriter:
     def close(self) -> None:
         self._fields.clear()
         del self._words, self._memory
+        self._lock.close()
         self._ring.close()
 
     def _look(self) -> None:
@@ -353,7 +367,7 @@ class RingWriter:
 
     def _clear_unpublished(self) -> None:
         """Remove what killed producers wrote and did not publish: they told nobody its slots."""
-        with self._ring.locked():
+        with self._lock.held():
             self._look()
             kinds = self._fields["kind"]
             for position in range(self._head, self._words[TAIL] + self._capacity):

@@ -36,7 +36,10 @@ _FIXED = struct.Struct("=8sIIIII8sQ")
 """Magic, version, bytes of a record, classes, features, inputs, their type, capacity."""
 
 # Header words (8 bytes each). A cache line apart: the two sides must not slow each other down.
-GENERATION, TAIL, FLOOR, RELEASED = 8, 16, 17, 18
+GENERATION, BUSY, SHARED = 8, 9, 10
+"""The writers'; the last two are `ring_lock`'s."""
+TAIL, FLOOR, RELEASED = 16, 17, 18
+"""The consumer's."""
 STATE_PLACES = (192, 256)
 """Bytes from the file's start at which the two copies of the state lie."""
 
@@ -294,15 +297,6 @@ class RingFile:
         self._bytes: npt.NDArray[np.uint8] = np.ndarray(
             (self.capacity, itemsize), np.uint8, self.memory, PAGE
         )
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other producers out; the kernel lets go when the holder dies."""
-        fcntl.flock(self.handle, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(self.handle, fcntl.LOCK_UN)
 
     def state(self) -> RingState:
         """The state that was published last, no slot below the consumer's floor."""

@@ -70,7 +70,7 @@ def open_writer(path: Path, layout: RowLayout, capacity: int, *, at_least: int =
 
 
 def _in_use(path: Path) -> bool:
-    """Whether another process writes into the ring."""
+    """Whether anybody writes into the ring, this process included."""
     try:
         with path.open("r+b") as file:
             lockf(file, LOCK_EX | LOCK_NB, 1)

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -31,3 +34,25 @@ def start_worker(gateway: GatewaySettings) -> Iterator[StartWorker]:
     for worker in workers:
         worker.close()
     listening.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[[Callable[[], None]], int]]:
+    """Runs a function in a process of its own and gives its id; all are ended after the test."""
+    children: list[int] = []
+
+    def fork(action: Callable[[], None]) -> int:
+        child = os.fork()
+        if child == 0:
+            try:
+                action()
+            finally:
+                os._exit(1)
+        children.append(child)
+        return child
+
+    yield fork
+    for child in children:
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import struct
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -461,28 +460,6 @@ def test_a_half_written_state_is_never_seen(counters: list[int]) -> None:
         assert RingReader(path)._ring.state() == before
         assert append(ring, 3, 1) == 3
         ring.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[[Callable[[], None]], int]]:
-    """Runs a function in a process of its own and gives its id; all are ended after the test."""
-    children: list[int] = []
-
-    def fork(action: Callable[[], None]) -> int:
-        child = os.fork()
-        if child == 0:
-            try:
-                action()
-            finally:
-                os._exit(1)
-        children.append(child)
-        return child
-
-    yield fork
-    for child in children:
-        with contextlib.suppress(ProcessLookupError, ChildProcessError):
-            os.kill(child, signal.SIGKILL)
-            os.waitpid(child, 0)
 
 
 def test_killed_producers_lose_nothing(
