@@ -8,6 +8,8 @@ them; only `fail` makes the command fail.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -23,11 +25,12 @@ from typing import Any, Literal
 import urllib3
 
 from fedge.config import GatewaySettings
-from fedge.errors import FedgeError
+from fedge.errors import FedgeError, StateError
 from fedge.identity import Identity
 from fedge.models.hardware import hardware_class
 from fedge.privacy.policy import read_policy
 from fedge_client.control import SupervisorClient
+from fedge_client.local_marks import ALARMS_TABLE, CHECK, LATEST_ALARMS
 from fedge_client.state_layout import LAYOUT, read_layout
 
 Level = Literal["ok", "warn", "fail", "unknown"]
@@ -39,6 +42,8 @@ SLOW_FSYNC_S = 0.1
 SPARE_BYTES = 512 * 2**20
 MIN_OPEN_FILES = 1024
 TIMEOUT_S = 5.0
+RECENT_S = 86400.0
+"""A local alarm is worth a warning for a day."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +78,7 @@ def examine(settings: GatewaySettings, clock: Callable[[], float] = time.time) -
         ("limits", lambda: _limits(settings)),
         ("reachability", lambda: _reachability(settings)),
         ("processes", lambda: _processes(settings)),
+        (CHECK, lambda: _local_drift(settings, clock)),
     ]
     found: list[Finding] = []
     for name, check in checks:
@@ -337,3 +343,45 @@ def _processes(settings: GatewaySettings) -> Iterator[Finding]:
         yield Finding("agent", "fail", "it does not run", "see logs/agent.log")
     else:
         yield Finding("agent", "ok", f"{facts['agent_restarts']} restarts")
+
+
+def _local_drift(settings: GatewaySettings, clock: Callable[[], float]) -> Iterator[Finding]:
+    """What the local detectors found: for this machine's operator, and in no export."""
+    for served in settings.served:
+        if not served.local_drift.enabled:
+            continue
+        if importlib.util.find_spec("river") is None:
+            todo = "pip install 'fedge[drift]', or set local_drift.enabled = false"
+            yield Finding(CHECK, "fail", f"{served.family}: river is not installed", todo)
+            continue
+        alarm = _latest_alarm(served.state_dir / "state.sqlite")
+        if alarm is None:
+            yield Finding(CHECK, "ok", f"{served.family}: no alarm is kept")
+            continue
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(alarm["at"]))
+        seen = f"{served.family}: {alarm['signal']} {alarm['before']} -> {alarm['after']}, {at}"
+        if clock() - alarm["at"] > RECENT_S:
+            yield Finding(CHECK, "ok", seen)
+        else:
+            todo = "look at what the gateway sees (camera, sensors); the centre judges by itself"
+            yield Finding(CHECK, "warn", seen, todo)
+
+
+def _latest_alarm(path: Path) -> dict[str, Any] | None:
+    """The newest local alarm in a state file; None where there is none.
+
+    Raises:
+        StateError: it cannot be read.
+    """
+    if not path.exists():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            known = "SELECT 1 FROM sqlite_master WHERE name = ?"
+            if db.execute(known, (ALARMS_TABLE,)).fetchone() is None:
+                return None
+            rows = db.execute(LATEST_ALARMS, (1,)).fetchall()
+    except sqlite3.Error as error:
+        raise StateError(f"cannot read {path}: {error}") from error
+    found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
+    return found

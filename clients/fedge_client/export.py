@@ -3,7 +3,8 @@
 One zip file: settings without secrets, the findings of `doctor`, status, the ledger,
 what lies in spool and journal (sizes and states, no payloads), the latest logs. It is
 made from a list of what goes in: records, labels, sketches, the ring, keys and tokens
-are on no list.
+are on no list. What local detectors found is left out of findings and logs: an export
+goes to somebody else.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from fedge.config import GatewaySettings
 from fedge.errors import FedgeError, StateError
 from fedge_client.control import SupervisorClient
 from fedge_client.doctor import examine
+from fedge_client.local_marks import CHECK, LOG_MARK
 from fedge_client.state_layout import read_layout
 
 QUERIES = {
@@ -69,7 +71,7 @@ def export_state(settings: GatewaySettings, config: Path, target: Path) -> list[
 def _contents(settings: GatewaySettings, config: Path) -> list[tuple[str, bytes]]:
     found = [
         ("settings.json", _json(_without_secrets(tomllib.loads(config.read_text())))),
-        ("doctor.json", _json([finding.to_json() for finding in examine(settings)])),
+        ("doctor.json", _json([f.to_json() for f in examine(settings) if f.check != CHECK])),
         ("status.json", _json(_status(settings))),
     ]
     for served in settings.served:
@@ -115,9 +117,17 @@ def _rows(db: sqlite3.Connection, query: str) -> list[dict[str, object]]:
 def _logs(served: GatewaySettings) -> list[tuple[str, bytes]]:
     folder = served.state_dir / "logs"
     return [
-        (f"{served.family}/logs/{path.name}", path.read_bytes()[-LOG_TAIL_BYTES:])
+        (f"{served.family}/logs/{path.name}", _without_alarms(path.read_bytes()[-LOG_TAIL_BYTES:]))
         for path in sorted(folder.glob("*.log"))
     ]
+
+
+def _without_alarms(log: bytes) -> bytes:
+    """A log's lines except those about local alarms, the first of which may be cut."""
+    lines = log.splitlines(keepends=True)
+    if len(log) == LOG_TAIL_BYTES:
+        lines = lines[1:]
+    return b"".join(line for line in lines if LOG_MARK.encode() not in line)
 
 
 def _without_secrets(values: dict[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 Each metric is listed here by name, so that what leaves can be read in one place. Public
 facts only: numbers and times of requests, latencies, load drops, crashes, versions, and the
 states of processes and queues. Not here, because they depend on what a record holds: answers
-refused with a 4xx, labels, escalations, out-of-distribution scores. Those are in `/status`,
-for the eyes of the machine's own operator, and so are latencies once escalation is on. Format:
+refused with a 4xx, labels, escalations, out-of-distribution scores, alarms of local detectors.
+Those are in `/status`, for the eyes of the machine's own operator, and so are latencies once
+escalation is on. Format:
 https://prometheus.io/docs/instrumenting/exposition_formats/. Standard library alone.
 """
 

@@ -144,7 +144,21 @@ def _rows(model: Mapping[str, Any]) -> dict[str, object]:
         "windows closed": agent.get("windows"),
         "observations dropped": agent.get("dropped_observations"),
         "waiting to be sent": agent.get("spool_depth"),
+        "local alarms": _alarms((agent.get("local") or {}).get("local_drift")),
     }
+
+
+def _alarms(local: Mapping[str, Any] | None) -> str | None:
+    """How many local alarms are kept, and the latest; None where nothing watches for them."""
+    if local is None:
+        return None
+    if not local["latest"]:
+        warming = any(s["state"] == "warming-up" for s in local["signals"].values())
+        return "none yet, taking a baseline" if warming else "none"
+    last = local["latest"][0]
+    ago_h = (time.time() - last["at"]) / 3600
+    moved = f"{last['signal']} {last['before']} -> {last['after']}"
+    return f"{local['alarms']}, the last {ago_h:.1f} h ago: {moved}"
 
 
 def _processes(processes: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -59,7 +59,27 @@ def imported(module: str) -> dict[str, list[str]]:
 @pytest.mark.parametrize("module", ["fedge_client.agent.process", "fedge.serving.worker"])
 def test_resident_processes_load_nothing_heavy(module: str) -> None:
     """Agent and worker live for months beside the owner's own work."""
-    assert sorted(set(HEAVY) & set(imported(module)["loaded"])) == []
+    loaded = imported(module)["loaded"]
+    assert sorted(set(HEAVY) & set(loaded)) == []
+    assert not any(name.startswith("fedge.drift") for name in loaded)
+
+
+def test_the_local_fast_path_loads_river_and_nothing_heavy_with_it() -> None:
+    """Its modules load none of it; a detector loads two modules of river, where it is wanted."""
+    loaded = imported("fedge_client.agent.local_drift")["loaded"]
+    assert sorted(set(HEAVY) & set(loaded)) == []
+    program = "from fedge.drift.local.alarms import standard_detector as make;"
+    program += "make('adwin', 'up', 30); make('page-hinkley', 'up', 30)"
+    program = PROGRAM.replace("__import__(sys.argv[1])", program)
+    answer = subprocess.run(
+        [sys.executable, "-c", program, "", json.dumps(REACHES_OUT)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found = json.loads(answer.stdout)
+    assert sorted(set(HEAVY) & set(found["loaded"])) == ["river"]
+    assert "river.drift.adwin" in found["loaded"] and (found["did"], found["threads"]) == ([], [])
 
 
 @pytest.mark.parametrize("process", ["agent", "worker"])

@@ -48,6 +48,7 @@ LEAVES_THE_HOST = {
 STAYS_ON_THE_HOST = {
     "admin_client.py": "unix socket of the agent, same user",
     "agent/admin_port.py": "unix socket of the agent, same user",
+    "agent/alarm_webhook.py": "local alarms, to a loopback address by its number; off unless set",
     "agent/courier_port.py": "unix socket of the agent, same group",
     "peers.py": "who is at the other end of a unix socket",
     "children.py": "hands listening sockets to workers",
@@ -154,6 +155,47 @@ def test_public_facts_are_closed_types() -> None:
         if field.annotation is str:
             limits = [getattr(m, "max_length", None) for m in field.metadata]
             assert any(limits) or name == "release_sha256", name
+
+
+# --- what stays with the operator ---------------------------------------------------------
+
+LOCAL = {"agent/local_drift.py", "agent/alarm_book.py", "agent/alarm_webhook.py"}
+"""The local fast path: it computes from records without noise."""
+
+KNOWS_LOCAL = {
+    "agent/agent.py": "feeds it, and puts what it found into the local facts alone",
+    "agent/local_drift.py": "is it",
+}
+
+OUTWARD = ("egress", "spool", "sender", "post", "telemetry", "audit", "training", "courier_port")
+"""Modules of the agent through which something leaves, or by which the gateway acts."""
+
+
+def test_the_local_fast_path_knows_no_way_out() -> None:
+    """It imports nothing that sends, charges, trains or closes windows, and nothing asks it."""
+    for name in LOCAL:
+        known = {module.rpartition(".")[2] for module in _imports(_path(name))}
+        assert not known & {*OUTWARD, "ledger", "watch", "window_report", "sqlite"}, name
+    users = {
+        _name(path)
+        for path in _sources()
+        if any("local_drift" in m or "alarm_" in m for m in _imports(path))
+    }
+    assert users == set(KNOWS_LOCAL)
+    assert {_name(p) for p in _sources() if "AlarmWebhook" in _calls(p)} == {"agent/local_drift.py"}
+
+
+def test_public_facts_are_collected_without_it() -> None:
+    """Of the agent's two kinds of facts only the local ones mention it."""
+    tree = ast.parse(_path("agent/agent.py").read_text())
+    using = {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef)
+        for part in ast.walk(node)
+        if isinstance(part, ast.Attribute) and part.attr == "local"
+    }
+    assert using == {"_put_together", "tidy_once", "local_facts", "tell_alarms_once"}
 
 
 # --- what a played gateway did -----------------------------------------------------------

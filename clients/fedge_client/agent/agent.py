@@ -7,10 +7,11 @@ of its own `loops` repeats them.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedge.config import GatewaySettings
 from fedge.data.blocks import BlockStore
@@ -45,6 +46,9 @@ from fedge_client.agent.training import StartTrainer, TrainingDesk
 from fedge_client.agent.watch import Watcher
 from fedge_client.agent.window_clock import WindowClock
 from fedge_client.agent.window_report import WindowReporter
+
+if TYPE_CHECKING:
+    from fedge_client.agent.local_drift import LocalDrift
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -118,25 +122,28 @@ class Agent:
         )
         self.store = BlockStore(state_dir / "blocks", self.state, ports.clock)
         self.consent = ConsentBook(self.state, state_dir / WITHDRAWALS_FILE)
+        reporter = WindowReporter(
+            state=self.state,
+            store=self.store,
+            ledger=self.ledger,
+            noise=ports.noise,
+            policy=self.policy,
+            window_slots=settings.window_slots,
+            withdrawn=self.consent.withdrawn,
+        )
+        self.local = self._open_local_drift(reporter)
         self.watcher = Watcher(
             state_dir / "ring.bin",
             state=self.state,
             installed=self.installed,
             store=self.store,
             gate=self.gate,
-            reporter=WindowReporter(
-                state=self.state,
-                store=self.store,
-                ledger=self.ledger,
-                noise=ports.noise,
-                policy=self.policy,
-                window_slots=settings.window_slots,
-                withdrawn=self.consent.withdrawn,
-            ),
+            reporter=reporter,
             clock=self.clock,
             window_slots=settings.window_slots,
             window_s=settings.window_s,
             spare_slots=settings.ring_slots + settings.window_slots,
+            local=self.local,
         )
         self.desk = TrainingDesk(
             gateway=identity.fingerprint,
@@ -160,6 +167,7 @@ class Agent:
             ring=state_dir / "ring.bin",
             stream=self.watcher,
             end_training=self.desk.close,
+            forget_local=(lambda: None) if self.local is None else self.local.forget,
             clock=ports.clock,
         )
         self.housekeeper = Housekeeper(
@@ -186,6 +194,21 @@ class Agent:
             settings.telemetry,
             gateway=identity.fingerprint,
             status=lambda: self.gate.checked(self.public_facts()),
+        )
+
+    def _open_local_drift(self, reporter: WindowReporter) -> LocalDrift | None:
+        if not self.settings.local_drift.enabled:
+            return None
+        # Nothing of it is loaded where it is off.
+        from fedge_client.agent.local_drift import open_local_drift
+
+        return open_local_drift(
+            self.settings,
+            state=self.state,
+            purposes=reporter.purposes,
+            installed=self.installed.get,
+            clock=self._ports.clock,
+            steady=self._ports.steady,
         )
 
     def _may_escalate(self) -> bool:
@@ -219,7 +242,15 @@ class Agent:
 
     def tidy_once(self) -> float:
         """Delete what is too old or too much; answers the seconds until the next time."""
+        if self.local is not None:
+            self.local.expire()
         return self.housekeeper.step()
+
+    def tell_alarms_once(self) -> float:
+        """Tell one local alarm to the webhook on this host; answers the seconds until the next."""
+        if self.local is None or self.local.webhook is None:
+            return math.inf
+        return self.local.webhook.deliver()
 
     def answer(self, request: RoundRequest, arrays: bytes) -> bytes:
         """Answer one message of a run; see `TrainingDesk.answer`."""
@@ -249,6 +280,7 @@ class Agent:
             "unfinished_erasures": self.eraser.unfinished,
             "ledger_entries_sent": self.audit.next_seq,
             "training": bool(self.desk.reading),
+            "local_drift": None if self.local is None else self.local.facts(),
         }
 
     def commands(self) -> dict[str, Command]:

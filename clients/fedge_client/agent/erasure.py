@@ -78,6 +78,7 @@ class Eraser:
         ring: the ring file; it need not exist.
         stream: what reads it.
         end_training: ends a running trainer, which holds copies of records.
+        forget_local: drops what else was computed from records and is kept on this host.
         clock: seconds since the epoch.
     """
 
@@ -93,12 +94,13 @@ class Eraser:
         ring: Path,
         stream: Stream,
         end_training: Callable[[], None],
+        forget_local: Callable[[], None] = lambda: None,
         clock: Callable[[], float],
     ) -> None:
         self._gateway, self._state, self._store, self._ledger = gateway, state, store, ledger
         self._consent, self._subjects = consent, subjects
         self._ring, self._stream, self._end_training = ring, stream, end_training
-        self._clock = clock
+        self._clock, self._forget_local = clock, forget_local
         self._journal = ErasureJournal(state)
         self._one = threading.Lock()
 
@@ -202,6 +204,7 @@ class Eraser:
         # Always: whether there was something to erase shows in no round, and what an earlier try
         # erased before the disk refused may still be in a trainer's memory.
         self._end_training()
+        self._forget_local()
         self._sync_ring()
         with self._state.transaction():
             records = self._journal.end(pending)

@@ -6,6 +6,7 @@ and a window for no network. What a piece does is the agent's part.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -17,6 +18,11 @@ log = logging.getLogger(__name__)
 
 WATCH_INTERVAL_S, IDLE_INTERVAL_S = 0.05, 0.25
 """Seconds between looks at the ring: under traffic, and after a while without."""
+
+
+ALARMS = "alarms"
+"""The loop whose work depends on what records hold: no trace of it may be exported."""
+_untraced = contextlib.nullcontext
 
 
 def run_forever(agents: Sequence[Agent], stop: threading.Event) -> None:
@@ -53,6 +59,8 @@ def _loops(agent: Agent) -> list[tuple[str, Callable[[], float]]]:
     ]
     if settings.monitoring:
         loops.append(("watch", Pacing(agent.watch_once, lambda: agent.watcher.behind)))
+    if agent.local is not None and agent.local.webhook is not None:
+        loops.append((ALARMS, agent.tell_alarms_once))
     if settings.coordinator_url:
         # Apart from each other: facts ask the supervisor, and reports must not wait for it.
         loops += [("facts", tell_then_wait), ("push", agent.push_once)]
@@ -86,7 +94,7 @@ def _loop(agent: Agent, name: str, step: Callable[[], float], stop: threading.Ev
     """Repeat `step`; one that fails is logged and tried again, the other loops go on."""
     while not stop.is_set():
         try:
-            with agent.telemetry.span(name):
+            with _untraced() if name == ALARMS else agent.telemetry.span(name):
                 pause = step()
         except FedgeError as error:
             log.warning("%s: %s", name, error)

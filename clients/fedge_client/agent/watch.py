@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,13 @@ SETTLE_S = 0.5
 before has published the row by then."""
 
 
+class LocalWatch(Protocol):
+    """Something else that looks at the stream; see `local_drift.LocalDrift`."""
+
+    def take_in(self, rows: Records, labels: Records) -> None:
+        """Look at observations and labels; raises nothing, and some may come twice."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Cut:
     """A complete window that is not final yet; its rows lie in the ring.
@@ -78,6 +86,7 @@ class Watcher:
         ring: the ring file; it need not exist yet.
         window_slots: arrival slots of a full window.
         window_s: seconds after which a window closes also when it is not full; 0: only when full.
+        local: watches what is read besides, for this gateway's operator alone.
         spare_slots: slots that are skipped when a ring was lost, at least as many as it may have
             given out since the last final window.
     """
@@ -95,11 +104,12 @@ class Watcher:
         window_slots: int,
         window_s: float = 0.0,
         spare_slots: int = 0,
+        local: LocalWatch | None = None,
     ) -> None:
         self._ring, self._state, self._installed = ring, state, installed
         self._gate, self._reporter, self._clock = gate, reporter, clock
         self._window_slots, self._window_s = window_slots, window_s
-        self._spare_slots = spare_slots
+        self._spare_slots, self._local = spare_slots, local
         self._watch_state = WatchState(state)
         self._labels = LabelTray(store)
         # Erasing asks from another thread.
@@ -344,7 +354,8 @@ class Watcher:
     def _take_in(self, reader: RingReader) -> int:
         """Cut what the ring holds next into windows, which are not final yet."""
         began = self._clock.steady()
-        rows, end = reader.read_heads(self._position, self._read_rows)
+        read = reader.read_heads if self._local is None else reader.read
+        rows, end = read(self._position, self._read_rows)
         self._more = len(rows) == self._read_rows
         # Kept apart: whoever asks for facts waits for no window.
         self._dropped, self._dropped_labels = reader.dropped, reader.dropped_labels
@@ -355,7 +366,10 @@ class Watcher:
         fresh = self._credible(rows, self._next_slot)
         held = np.concatenate([self._held, positions[fresh]])
         closed = self._cut(rows, fresh, -math.inf if self._more else began - SETTLE_S)
-        self._labels.add(rows[rows["kind"] == LABEL])
+        labels = rows[rows["kind"] == LABEL]
+        self._labels.add(labels)
+        if self._local is not None:
+            self._local.take_in(rows if len(fresh) == len(rows) else rows[fresh], labels)
         for span, piece in closed:
             needed = int(held[piece.stop]) if piece.stop < len(held) else end
             self._cuts.append(_Cut(span, held[piece], needed))

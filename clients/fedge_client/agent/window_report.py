@@ -81,7 +81,7 @@ class WindowReporter:
         Raises:
             StateError: the disk refused. The window can be reported again.
         """
-        purposes = self._purposes(rows)
+        purposes = self.purposes(rows)
         profile, predictions = _profiled(rows, purposes & MONITORING > 0, installed)
         trained = _chosen(purposes & TRAINING > 0)
         # Of all rows: when a window is deleted must not depend on which of them are kept.
@@ -124,7 +124,7 @@ class WindowReporter:
         )
         return encode_report(report), reservation
 
-    def _purposes(self, rows: Records) -> npt.NDArray[np.uint8]:
+    def purposes(self, rows: Records) -> npt.NDArray[np.uint8]:
         """What each row may be used for now, uint8[n]."""
         purposes: npt.NDArray[np.uint8] = rows["purposes"].copy()
         purposes[self._store.erased(rows["slot"])] = 0
