@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from fedge.cli import demo, gateway, policy, server
+from fedge.cli import demo, drift, gateway, policy, server
 from fedge.errors import FedgeError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -24,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("demo")(demo.demo)
+app.add_typer(drift.app, name="drift")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(server.app, name="server")
 app.add_typer(policy.app, name="policy")

@@ -1,0 +1,182 @@
+"""What a replay found: windows judged, alarms raised, and how far the reference could be trusted.
+
+Records only. They are made by `replay`, explained by `explain`, and drawn and printed by others.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedge.drift.tables.encoding import RowStatistic
+from fedge.drift.tables.findings import TableFinding
+from fedge.drift.tables.frames import ReplayFaces
+from fedge.drift.tables.table import ColumnKind
+from fedge.drift.words import Cause, Scope
+
+Json = dict[str, object]
+"""What `json.dumps` takes; no NaN and no infinity in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A statistic that left its baseline.
+
+    Attributes:
+        z: deviation of the mean in standard errors; its sign is the direction.
+        effect: the shift of the mean in reference standard deviations of one row.
+        length: over how many of the latest windows the mean was taken.
+        strength: |z| over its own threshold: 1 is just an alarm. Comparable between statistics
+            whose baselines are known unequally well, which z is not.
+    """
+
+    statistic: RowStatistic
+    z: float
+    effect: float
+    length: int
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedWindow:
+    """One window after the reference.
+
+    Attributes:
+        start_row, end_row: counted from 0 over the whole stream; the end is excluded.
+        drifted: an alarm fired here, or one that fired before still stands because the rows since
+            are not yet a new baseline.
+        cause: of that alarm; None where not drifted.
+        features: columns of that alarm; empty where not drifted.
+        tested: whether there was a baseline to compare with. A window that could not be tested is
+            no window without drift.
+    """
+
+    start_row: int
+    end_row: int
+    drifted: bool
+    cause: Cause | None
+    features: tuple[str, ...]
+    tested: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One alarm: an episode begins.
+
+    Attributes:
+        row: the last row seen when it fired.
+        onset_row: first row of the window in which the change most likely began.
+        confidence: 0 to 1, see `replay.confidence`.
+        sentence: for a person.
+        moved: the statistics behind it, strongest first.
+    """
+
+    row: int
+    onset_row: int
+    cause: Cause
+    scope: Scope
+    features: tuple[str, ...]
+    confidence: float
+    sentence: str
+    moved: tuple[Moved, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceFacts:
+    """How far the reference rows carry.
+
+    Attributes:
+        certified_false_alarms: false-alarm episodes per 720 windows that can be vouched for; never
+            below the budget that was asked for. Infinite where nothing can be vouched for.
+        notes: sentences for a person.
+    """
+
+    rows: int
+    certified_false_alarms: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedColumn:
+    """A column as it was understood."""
+
+    name: str
+    kind: ColumnKind
+    note: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay(ReplayFaces):
+    """A stream replayed.
+
+    Attributes:
+        rows: of the whole stream, reference rows included.
+        window: rows of one full window; the last one may be shorter.
+        statistics: what was watched, T of them; later references may watch others than the first.
+        z: float64[W, T], the strongest deviation over all lengths that end with the window, in
+            standard errors; NaN where it was not tested.
+        strength: float64[W, T], the same over the threshold: 1 and more is an alarm if the effect
+            is large enough too.
+        effect: float64[W, T], shift of the window's own mean in reference standard deviations.
+        findings: what is odd about the table itself.
+    """
+
+    rows: int
+    window: int
+    columns: tuple[WatchedColumn, ...]
+    reference: ReferenceFacts
+    windows: tuple[JudgedWindow, ...]
+    alarms: tuple[Alarm, ...]
+    statistics: tuple[RowStatistic, ...]
+    z: NDArray[np.float64]
+    strength: NDArray[np.float64]
+    effect: NDArray[np.float64]
+    findings: tuple[TableFinding, ...] = ()
+
+    @property
+    def drifted(self) -> bool:
+        """Whether any alarm fired."""
+        return bool(self.alarms)
+
+    def to_json(self) -> Json:
+        """What `fedge drift replay --json` prints."""
+        return {
+            "rows": self.rows,
+            "window": self.window,
+            "columns": [{"name": c.name, "type": c.kind, "note": c.note} for c in self.columns],
+            "windows": [
+                {
+                    "start_row": w.start_row,
+                    "end_row": w.end_row,
+                    "drifted": w.drifted,
+                    "cause": w.cause,
+                    "features": list(w.features),
+                }
+                for w in self.windows
+            ],
+            "alarms": [
+                {
+                    "row": a.row,
+                    "cause": a.cause,
+                    "scope": a.scope,
+                    "features": list(a.features),
+                    "confidence": a.confidence,
+                    "onset_row": a.onset_row,
+                    "sentence": a.sentence,
+                }
+                for a in self.alarms
+            ],
+            "reference": {
+                "rows": self.reference.rows,
+                "certified_false_alarms": _finite(self.reference.certified_false_alarms),
+                "notes": list(self.reference.notes),
+            },
+            "findings": [finding.to_json() for finding in self.findings],
+        }
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None

@@ -1,0 +1,90 @@
+"""What a replay leaves behind: evidence by window and statistic, and words about its reference."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedge.drift.tables.baselines import certified
+from fedge.drift.tables.encoding import RowStatistic
+from fedge.drift.tables.outcome import ReferenceFacts
+from fedge.drift.tables.watching import Judged, Watch
+
+Floats = NDArray[np.float64]
+
+SLOW_DEGREES = 4.0
+"""Degrees of freedom up to which a column is said to wander too slowly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """One tested window: number `at` of `judged`, whose statistics are `statistics`."""
+
+    statistics: tuple[RowStatistic, ...]
+    judged: Judged
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The arrays of `outcome.Replay`."""
+
+    statistics: tuple[RowStatistic, ...]
+    z: Floats
+    strength: Floats
+    effect: Floats
+
+
+def evidence_of(traces: Sequence[Trace | None]) -> Evidence:
+    """Line up windows whose watches, after new references, may know other statistics.
+
+    None is a window that was not tested.
+    """
+    statistics = tuple(dict.fromkeys(s for trace in traces if trace for s in trace.statistics))
+    place = {statistic: index for index, statistic in enumerate(statistics)}
+    z = np.full((len(traces), len(statistics)), np.nan)
+    strength, effect = z.copy(), z.copy()
+    for row, trace in enumerate(traces):
+        if trace is None:
+            continue
+        judged, at = trace.judged, trace.at
+        columns = [place[s] for s in trace.statistics]
+        best = np.nan_to_num(judged.strength[at], nan=-1.0).argmax(axis=0)
+        every = np.arange(len(columns))
+        z[row, columns] = judged.z[at, best, every]
+        strength[row, columns] = judged.strength[at, best, every]
+        effect[row, columns] = judged.effect[at, 0]
+    return Evidence(statistics, z, strength, effect)
+
+
+def reference_facts(watch: Watch, window: int, budget: float) -> ReferenceFacts:
+    """What the reference can vouch for, in numbers and words."""
+    rows = watch.end - watch.start
+    degrees = watch.baseline.strays.degrees
+    rate = certified(watch.limit, degrees, rows, window, budget)
+    notes = []
+    if math.isinf(rate):
+        notes.append(
+            f"{rows} reference rows are fewer than four windows of {window}: how much windows "
+            "differ when all is well is not known, so no rate of false alarms can be certified"
+        )
+    elif rate > budget:
+        notes.append(
+            f"{rows} reference rows certify {rate:.3g} false alarms per 720 windows at most, not "
+            f"the {budget:g} asked for; alarms need overwhelming evidence there"
+        )
+    names = dict.fromkeys(
+        s.columns[0]
+        for s, d in zip(watch.statistics, degrees, strict=True)
+        if d <= SLOW_DEGREES and s.name == "location"
+    )
+    if names:
+        notes.append(
+            "these columns wander so slowly that the reference says little about them: "
+            + ", ".join(names)
+        )
+    return ReferenceFacts(rows, rate, tuple(notes))
