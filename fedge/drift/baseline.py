@@ -1,24 +1,26 @@
 """A gateway's own normal: what its first windows on a release scored, and how they vary.
 
 Sites differ, and difference is not drift; so a gateway is compared with its own
-baseline windows. Their variance is a long-run variance (consecutive windows may
-be alike), shrunk towards the gateway's other streams because one short series
-says little, and never below what noise and counting alone give.
+baseline windows, those of the same season where one is set. How they vary is
+estimated for each number of windows that will be summed (`dependence`), and never
+below what noise and counting alone give.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_LAGS = 24
-"""Windows over which dependence is looked for at most."""
+from fedge.drift.dependence import WANDER, Dependence, estimate, wander_correlation
+from fedge.drift.season import fitted
 
-WANDER = 0.9
-"""Correlation of neighbouring windows in the slow wander that a certified rate must survive: hourly
-windows of a site that warms up and cools down over a day."""
+__all__ = ["WANDER", "Baseline", "Track", "fit", "join", "wander_correlation"]
+
+LENGTHS = (1, 2, 3, 4, 6, 12, 24)
+"""Numbers of windows for which dependence is learnt where the caller names none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,7 @@ class Track:
             weighed against each other.
         full: bool[W], whether the window was not cut and lost less than half of its slots.
         scores, noise: float64[W, T], from `ScoreSheet.scores`.
+        cell: int64[W], season cell of each window; None where there is no season.
     """
 
     window: NDArray[np.int64]
@@ -40,6 +43,7 @@ class Track:
     full: NDArray[np.bool_]
     scores: NDArray[np.float64]
     noise: NDArray[np.float64]
+    cell: NDArray[np.int64] | None = None
 
     def __getitem__(self, part: slice | NDArray[np.bool_]) -> Track:
         """Some of the windows."""
@@ -50,7 +54,13 @@ class Track:
             self.full[part],
             self.scores[part],
             self.noise[part],
+            None if self.cell is None else self.cell[part],
         )
+
+    @property
+    def cells(self) -> NDArray[np.int64]:
+        """int64[W], season cells; all 0 without a season."""
+        return np.zeros(len(self.rows), dtype=np.int64) if self.cell is None else self.cell
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +76,11 @@ class Baseline:
         pooled_inflation: what all streams together say, not floored.
         wander_seen: how much `pooled_inflation` rises per unit of slow wander (its variance over
             that of independent windows): small where a baseline is too short to see it.
+        dependence: the same for each number of windows that is summed; where it is empty, the
+            four above hold for every length.
+        cells: int64[C], season cells that have a rate of their own; empty without a season.
+        cell_rate, cell_variance: float64[C, T], as `rate` and `rate_variance`.
+        kinds: int64[T], statistics that vary alike have the same number; None: all do.
     """
 
     windows: int
@@ -76,90 +91,143 @@ class Baseline:
     degrees: float
     pooled_inflation: float
     wander_seen: float
+    dependence: tuple[Dependence, ...] = ()
+    cells: NDArray[np.int64] | None = None
+    cell_rate: NDArray[np.float64] | None = None
+    cell_variance: NDArray[np.float64] | None = None
+    kinds: NDArray[np.int64] | None = None
+
+    def at(self, length: int) -> Dependence:
+        """Dependence of sums over `length` windows: of the longest known length up to it."""
+        if not self.dependence:
+            size = np.ones(len(self.rate))
+            pooled = self.pooled_inflation * size
+            degrees = self.degrees * size
+            return Dependence(
+                length, self.inflation, degrees, pooled, degrees, degrees, self.wander_seen
+            )
+        known = [one for one in self.dependence if one.length <= length]
+        return known[-1] if known else self.dependence[0]
+
+    def expected(self, track: Track) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Where each window's rate stands, int64[W], and the rates, float64[C, T].
+
+        -1 where the baseline knows no window of that season cell: there is nothing to compare
+        such a window with.
+        """
+        if self.cells is None or self.cell_rate is None:
+            return np.zeros(len(track.rows), dtype=np.int64), self.rate[None, :]
+        place = np.searchsorted(self.cells, track.cells).clip(max=len(self.cells) - 1)
+        return np.where(self.cells[place] == track.cells, place, -1), self.cell_rate
+
+    def part(self, count: int) -> Baseline:
+        """The baseline of the first `count` statistics."""
+
+        def cut(values: NDArray[np.float64] | None) -> NDArray[np.float64] | None:
+            return None if values is None else values[:, :count]
+
+        return replace(
+            self,
+            rate=self.rate[:count],
+            rate_variance=self.rate_variance[:count],
+            row_variance=self.row_variance[:count],
+            inflation=self.inflation[:count],
+            dependence=tuple(one.part(count) for one in self.dependence),
+            cell_rate=cut(self.cell_rate),
+            cell_variance=cut(self.cell_variance),
+            kinds=None if self.kinds is None else self.kinds[:count],
+        )
+
+    @property
+    def rate_variances(self) -> NDArray[np.float64]:
+        """float64[C, T], variance of each rate of `expected`, before inflation."""
+        return self.rate_variance[None, :] if self.cell_variance is None else self.cell_variance
 
 
 def fit(
-    track: Track, row_variance: NDArray[np.float64], share: NDArray[np.bool_], streams: int
+    track: Track,
+    row_variance: NDArray[np.float64],
+    share: NDArray[np.bool_],
+    streams: int,
+    *,
+    kinds: NDArray[np.int64] | None = None,
+    lengths: Sequence[int] = LENGTHS,
 ) -> Baseline:
     """Learn a baseline from a gateway's baseline windows (at least 4, all of them `full`).
 
     Args:
         row_variance, share: of the score sheet.
-        streams: number of streams that the statistics belong to.
+        streams: number of streams that the statistics belong to; together they are never worth
+            more degrees of freedom than as many independent ones.
+        kinds: int64[T], statistics that vary alike have the same number; None: all do.
+        lengths: numbers of windows that will be summed.
     """
-    windows = len(track.window)
+    windows, lengths = len(track.window), sorted(set(lengths))
     if windows < 4 or not track.full.all():
         raise RuntimeError(f"a baseline needs at least 4 full windows, got {windows}")
     rows = track.rows.sum()
     rate = track.scores.sum(axis=0) / rows
-    row_variance = _row_variance(rate, row_variance, share)
+    row_variance = _row_variance(rate, row_variance, share, rows)
     nominal = track.noise + track.rows[:, None] * row_variance
-    residuals = (track.scores - track.rows[:, None] * rate) / np.sqrt(nominal)
-    memory = min(MAX_LAGS, windows // 4)
-    form = _long_run_form(windows, memory)
-    inflation, pooled, degrees = _long_run(residuals, form, streams)
+    cells, place = np.unique(track.cells, return_inverse=True)
+    cell_rate, cell_variance = _by_cell(track, nominal, place, len(cells))
+    deviation = track.scores - track.rows[:, None] * cell_rate[place]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        residuals = np.where(nominal > 0, deviation / np.sqrt(nominal), 0.0)
+    kinds = np.zeros(len(rate), dtype=np.int64) if kinds is None else kinds
+    taken = fitted(track.cells, track.rows)
+    dependence = estimate(residuals, taken, lengths, kinds)
+    longest = dependence[-1]
+    seasonal = track.cell is not None
     return Baseline(
         windows=windows,
         rate=rate,
         rate_variance=nominal.sum(axis=0) / rows**2,
         row_variance=row_variance,
-        inflation=inflation,
-        degrees=degrees,
-        pooled_inflation=pooled,
-        wander_seen=float((form * wander_correlation(windows)).sum() / np.trace(form)),
+        inflation=longest.inflation,
+        degrees=min(float(np.median(longest.degrees)), (windows - 1.0) * streams),
+        pooled_inflation=float(longest.pooled.mean()),
+        wander_seen=longest.wander_seen,
+        dependence=dependence,
+        cells=cells if seasonal else None,
+        cell_rate=cell_rate if seasonal else None,
+        cell_variance=cell_variance if seasonal else None,
+        kinds=kinds,
     )
 
 
+def join(track: Track, scores: NDArray[np.float64], noise: NDArray[np.float64]) -> Track:
+    """The same windows with more columns of scores, float64[W, P], and their noise variances."""
+    return Track(
+        track.window,
+        track.rows,
+        track.planned,
+        track.full,
+        np.concatenate([track.scores, scores], axis=1),
+        np.concatenate([track.noise, noise], axis=1),
+        track.cell,
+    )
+
+
+def _by_cell(
+    track: Track, nominal: NDArray[np.float64], place: NDArray[np.int64], cells: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Rate and its variance in each cell, float64[C, T]."""
+    member = np.zeros((cells, len(track.rows)))
+    member[place, np.arange(len(track.rows))] = 1.0
+    rows = (member @ track.rows)[:, None]
+    return member @ track.scores / rows, member @ nominal / rows**2
+
+
 def _row_variance(
-    rate: NDArray[np.float64], least: NDArray[np.float64], share: NDArray[np.bool_]
+    rate: NDArray[np.float64],
+    least: NDArray[np.float64],
+    share: NDArray[np.bool_],
+    rows: float,
 ) -> NDArray[np.float64]:
-    """Row variances with those of cells as this site fills them, if that is more."""
-    filled = np.clip(rate, 0.0, 0.5)
+    """Row variances with those of cells as this site fills them, if that is more.
+
+    A cell that held nothing so far may yet hold one record in as many as were seen.
+    """
+    filled = np.clip(rate, 1 / rows, 0.5)
     return np.maximum(least, np.where(share, filled * (1 - filled), 0.0))
-
-
-def wander_correlation(windows: int) -> NDArray[np.float64]:
-    """Correlation of the wander in consecutive windows, float64[windows, windows]."""
-    correlation: NDArray[np.float64] = np.power(WANDER, _lags(windows), dtype=np.float64)
-    return correlation
-
-
-def _lags(windows: int) -> NDArray[np.int64]:
-    return np.abs(np.subtract.outer(np.arange(windows), np.arange(windows)))
-
-
-def _long_run_form(windows: int, memory: int) -> NDArray[np.float64]:
-    """The matrix A by which residuals' A residuals estimates a long-run variance, up to scale.
-
-    Bartlett weights to lag `memory` around the mean. Dividing by its trace makes the estimate
-    unbiased for independent windows however few they are; trace(A)^2 / trace(A^2) are its degrees
-    of freedom.
-    """
-    kernel = np.maximum(0.0, 1 - _lags(windows) / (memory + 1))
-    centre = np.eye(windows) - 1 / windows
-    form: NDArray[np.float64] = centre @ kernel @ centre
-    return form
-
-
-def _long_run(
-    residuals: NDArray[np.float64], form: NDArray[np.float64], streams: int
-) -> tuple[NDArray[np.float64], float, float]:
-    """Inflation of each statistic, the pooled one, and the degrees of freedom behind the first.
-
-    Each statistic's own estimate is shrunk to the mean of all as in Smyth's moderated t (2004),
-    with the prior degrees from the estimates' spread: streams that vary alike lend each other
-    degrees of freedom, streams that do not leave each with little more than its own.
-    """
-    trace = float(np.trace(form))
-    own_degrees = trace**2 / float((form * form).sum())
-    own = (residuals * (form @ residuals)).sum(axis=0) / trace
-    pooled = float(own.mean())
-    spread = float(own.var()) / pooled**2
-    prior = np.inf
-    if spread * own_degrees > 2:
-        # The spread of F(d, d0) by moments, solved for d0; with few degrees it has no moment.
-        excess = 2 * (own_degrees - 2) + 4 * spread * own_degrees
-        prior = max(4.0, excess / (spread * own_degrees - 2))
-    weight = 1.0 if np.isinf(prior) else prior / (prior + own_degrees)
-    shrunk = weight * pooled + (1 - weight) * own
-    return np.maximum(1.0, shrunk), pooled, min(own_degrees + prior, own_degrees * streams)

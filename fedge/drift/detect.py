@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Baseline, Track, wander_correlation
+from fedge.drift.baseline import Baseline, Track
+from fedge.drift.dependence import wander_ratio
+from fedge.drift.sums import Sums
 
 JUMP_EFFECTS = 5.0
 """A baseline that holds a jump of this many smallest effects is no baseline. Slow wander of a
@@ -24,6 +26,12 @@ site stays below it and belongs to the baseline."""
 JUMP_BUDGET = 0.05
 """Part of a test's false-alarm budget that a test for such a jump gets: the search is a safety net
 for strong faults, and must not make a new baseline the likeliest moment of a false alarm."""
+
+_MEDIAN_CHI2 = 0.4549
+"""Median of the square of a standard normal number."""
+
+_OWN_MEDIAN = 48
+"""Differences of windows from which one statistic's own median is worth something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,28 +81,50 @@ def threshold(
     return float(t.isf(min(0.5, level / 2), degrees))
 
 
+def limits(settings: DriftSettings, statistics: int, baseline: Baseline) -> NDArray[np.float64]:
+    """`threshold` for each length and statistic of a baseline, float64[L, T].
+
+    Args:
+        statistics: how many tests share the budget at each length; more than the baseline's own
+            where other tests are made beside them.
+    """
+    degrees = np.stack([baseline.at(length).degrees for length in settings.lengths])
+    # Rounded down to three digits, which errs on the quiet side: few different values are left.
+    unit = 10.0 ** np.floor(np.log10(degrees) - 2)
+    different, place = np.unique(np.floor(degrees / unit) * unit, return_inverse=True)
+    found = np.array([threshold(settings, statistics, float(one)) for one in different])
+    return found[place].reshape(degrees.shape)
+
+
 def certifiable(
-    settings: DriftSettings, statistics: int, baseline: Baseline, limit: float
+    settings: DriftSettings,
+    statistics: int,
+    baseline: Baseline,
+    limit: float | NDArray[np.float64],
 ) -> float:
     """False alarms per fleet and 30 days that this baseline can vouch for, never below the setting.
 
-    A site may wander slowly (`baseline.WANDER`), and a short baseline sees little of that. This is
-    the rate at `limit` if the wander were as strong as the baseline, with 95 % confidence, cannot
-    rule out.
+    A site may wander slowly (`dependence.WANDER`), and a short baseline sees little of that. This
+    is the rate at `limit` if the wander were as strong as the baseline, with 95 % confidence,
+    cannot rule out.
+
+    Args:
+        limit: of all tests, or float64[L, T] from `limits`.
     """
     from scipy.stats import chi2, norm
 
-    degrees = baseline.degrees
-    upper = baseline.pooled_inflation * degrees / float(chi2.ppf(0.05, degrees))
-    hidden = max(0.0, upper - 1.0) / baseline.wander_seen
-    used = max(1.0, baseline.pooled_inflation)
-    over_baseline = float(wander_correlation(baseline.windows).sum()) / baseline.windows**2
+    windows, count = baseline.windows, len(baseline.rate)
+    limit = np.broadcast_to(np.asarray(limit, dtype=np.float64), (len(settings.lengths), count))
     rate = 0.0
-    for length in settings.lengths:
-        independent = length + length**2 / baseline.windows
-        wander = float(wander_correlation(length).sum()) + length**2 * over_baseline
-        ratio = (independent + hidden * wander) / (used * independent)
-        rate += 2 * float(norm.sf(limit / math.sqrt(max(1.0, ratio))))
+    for row, length in zip(limit, settings.lengths, strict=True):
+        known = baseline.at(length)
+        upper = known.pooled * known.pooled_degrees / chi2.ppf(0.05, known.pooled_degrees)
+        hidden = np.maximum(0.0, upper - 1.0) / known.wander_seen
+        unseen = 0.0 if known.hidden is None else known.hidden
+        ratio = (1.0 + hidden * wander_ratio(length, windows)) / np.maximum(
+            1.0, known.pooled + unseen
+        )
+        rate += float((2 * norm.sf(row / np.sqrt(np.maximum(1.0, ratio)))).mean())
     per_length = month_of_tests(settings, statistics) / len(settings.lengths)
     return max(settings.false_alarms_per_month, rate * per_length)
 
@@ -104,18 +134,15 @@ def scan(
     baseline: Baseline,
     unit: NDArray[np.float64],
     settings: DriftSettings,
-    limit: float,
+    limit: float | NDArray[np.float64],
 ) -> Scan:
     """Test every window of `track` (those after the baseline, in order).
 
-    A window counts by its share of a full one, so that one which was cut short brings as little
-    weight as it brings evidence.
-
     Args:
         unit: of the score sheet.
-        limit: from `threshold`.
+        limit: from `threshold`, or float64[L, T] from `limits`.
     """
-    sums = _Sums.of(track, baseline)
+    sums = Sums.of(track, baseline)
     windows, statistics = track.scores.shape
     z = np.full((windows, len(settings.lengths), statistics), np.nan)
     effect = np.full_like(z, np.nan)
@@ -133,7 +160,7 @@ def onset(track: Track, baseline: Baseline, statistics: NDArray[np.bool_]) -> in
     The start of the run of latest windows whose summed evidence in the statistics that alarmed is
     largest: the maximum-likelihood change point.
     """
-    z = _Sums.of(track, baseline).suffixes()[:, statistics]
+    z = Sums.of(track, baseline).suffixes()[0][:, statistics]
     evidence = np.where(np.isnan(z).any(axis=1), -np.inf, (z**2).sum(axis=1))
     return int(np.argmax(evidence))
 
@@ -146,17 +173,19 @@ def baseline_jump(
 ) -> Jump | None:
     """The jump inside the baseline windows or at their end; None if there is none.
 
-    Compares the windows before with those after each point. The variance is that of independent
-    windows, for which the threshold needs no degrees of freedom: a long-run variance of windows
-    around a jump would hold the jump, and hide it. A jump that is clearest at a later point is no
-    matter of the baseline.
+    Compares the windows before with those after each point. The variance is that between
+    neighbouring windows, of which a jump spoils one pair: a long-run variance of windows around a
+    jump would hold the jump, and hide it. A jump that is clearest at a later point is no matter of
+    the baseline.
 
     Args:
         track: the baseline windows, and any that came right after them.
     """
+    level, scores = _without_season(track, baseline)
     nominal = track.noise + track.rows[:, None] * baseline.row_variance
+    variance = nominal * _between_neighbours(level, nominal, baseline)
     rows, scores, variance = (
-        np.cumsum(part, axis=0) for part in (track.rows[:, None], track.scores, nominal)
+        np.cumsum(part, axis=0) for part in (track.rows[:, None], scores, variance)
     )
     before, after = np.s_[:-1], np.s_[-1:]
     rows_after = np.maximum(rows[after] - rows[before], 1.0)
@@ -174,55 +203,32 @@ def baseline_jump(
     return Jump(point + 1, z[point], effect[point], alarms[point])
 
 
-@dataclass(frozen=True, slots=True)
-class _Sums:
-    """Running sums from which a sum over any run of windows is one difference.
+def _without_season(
+    track: Track, baseline: Baseline
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Deviations from the rates of the windows' cells, and scores as if all cells had one rate."""
+    place, rates = baseline.expected(track)
+    own = np.where((place >= 0)[:, None], rates[place], baseline.rate)
+    level = track.scores - track.rows[:, None] * own
+    return level, level + track.rows[:, None] * baseline.rate
 
-    With weight w = rows / planned of each window: deviation = sum w (score - rows rate), and its
-    variance = inflation (sum w^2 (noise + rows row_variance) + (sum w rows)^2 rate_variance).
+
+def _between_neighbours(
+    level: NDArray[np.float64], nominal: NDArray[np.float64], baseline: Baseline
+) -> NDArray[np.float64]:
+    """How much more neighbouring windows differ than noise and counting explain, float64[T], >= 1.
+
+    From the median of squared differences, over all statistics of a kind and, once there are
+    enough windows, of the statistic itself.
     """
-
-    baseline: Baseline
-    deviation: NDArray[np.float64]
-    variance: NDArray[np.float64]
-    rows: NDArray[np.float64]
-
-    @classmethod
-    def of(cls, track: Track, baseline: Baseline) -> _Sums:
-        rows = track.rows[:, None]
-        weight = rows / track.planned[:, None]
-        return cls(
-            baseline,
-            _running(weight * (track.scores - rows * baseline.rate)),
-            _running(weight**2 * (track.noise + rows * baseline.row_variance)),
-            _running(weight * rows),
-        )
-
-    def over(
-        self, length: int, unit: NDArray[np.float64]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """z and effect of the sums over `length` windows, for each window that ends such a run."""
-        deviation, variance, rows = (
-            part[length:] - part[:-length] for part in (self.deviation, self.variance, self.rows)
-        )
-        with np.errstate(invalid="ignore", divide="ignore"):
-            effect = np.where(rows > 0, deviation / rows / unit, np.nan)
-        return self._z(deviation, variance, rows), effect
-
-    def suffixes(self) -> NDArray[np.float64]:
-        """z of the sums from each window to the last one."""
-        return self._z(*(p[-1] - p[:-1] for p in (self.deviation, self.variance, self.rows)))
-
-    def _z(
-        self,
-        deviation: NDArray[np.float64],
-        variance: NDArray[np.float64],
-        rows: NDArray[np.float64],
-    ) -> NDArray[np.float64]:
-        error = self.baseline.inflation * (variance + rows**2 * self.baseline.rate_variance)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(rows > 0, deviation / np.sqrt(error), np.nan)
-
-
-def _running(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.concatenate([np.zeros((1, values.shape[1])), np.cumsum(values, axis=0)])
+    spread = nominal[1:] + nominal[:-1]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        squared = np.where(spread > 0, np.diff(level, axis=0) ** 2 / spread, 0.0)
+    kinds = np.zeros(len(baseline.rate)) if baseline.kinds is None else baseline.kinds
+    inflation = np.ones(squared.shape[1])
+    for kind in np.unique(kinds):
+        members = kinds == kind
+        inflation[members] = np.median(squared[:, members]) / _MEDIAN_CHI2
+    if len(squared) >= _OWN_MEDIAN:
+        inflation = np.maximum(inflation, np.median(squared, axis=0) / _MEDIAN_CHI2)
+    return np.maximum(1.0, inflation)

@@ -5,7 +5,9 @@ from a baseline stay sums, and its noise variance follows from the report alone:
 
 - a number has a *location* score (mean bin), a *scale* score (mean distance from
   the middle bin) and its *missing* count;
-- a category has one score per *cell*.
+- a category has one score per *cell*;
+- *coordinates* hold what is left of a number's histogram in eighths once location and scale are
+  taken out of it; `multivariate` tests them together, as a chi-square does.
 
 What a score should be, and when it is too far away, belongs to `baseline` and `detect`.
 """
@@ -34,6 +36,27 @@ doubles is no large effect."""
 _HAAR = np.stack([dyadic(row) for row in np.eye(NUMERIC_BINS, dtype=np.int64)], axis=1)
 _DYADIC_WEIGHTS = np.stack([_HAAR @ s / np.abs(_HAAR).sum(axis=1) for s in _BIN_SCORES])
 
+KINDS = ("location", "scale", "missing", "cell", "coordinate")
+"""Statistics of one kind vary alike from window to window; the numbers in `ScoreSheet.kinds`."""
+
+_EIGHTHS = 7
+"""Dyadic sums of the three upper levels. The eight on the last level hold little of any smooth
+change and as much noise each as the others."""
+
+
+def _coordinates() -> NDArray[np.float64]:
+    """float64[5, 16]: orthonormal weights on the sums down to eighths, deaf to location and scale.
+
+    Orthonormal, so that each coordinate has the noise of one count.
+    """
+    known = _DYADIC_WEIGHTS[:, :_EIGHTHS]
+    basis = np.linalg.svd(known)[2][len(known) :]
+    return np.pad(basis, ((0, 0), (0, NUMERIC_BINS - _EIGHTHS)))
+
+
+_COORDINATES = _coordinates()
+COORDINATES = len(_COORDINATES)
+
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
@@ -56,6 +79,9 @@ class ScoreSheet:
         unit: float64[T], standard deviation of one record's score in the reference: the unit of
             effects.
         share: bool[T], whether the score is the number of records in one cell.
+        kinds: int64[T], index into `KINDS`.
+        coordinate_stream: int64[P], index of the stream that each coordinate belongs to.
+        coordinate_variance: float64[P], least variance of one record's coordinate.
     """
 
     reference: Reference
@@ -66,6 +92,9 @@ class ScoreSheet:
     row_variance: NDArray[np.float64]
     unit: NDArray[np.float64]
     share: NDArray[np.bool_]
+    kinds: NDArray[np.int64]
+    coordinate_stream: NDArray[np.int64]
+    coordinate_variance: NDArray[np.float64]
 
     def scores(
         self, reports: Sequence[WindowReport]
@@ -75,15 +104,44 @@ class ScoreSheet:
         Raises:
             RecordError: a report's features are not the streams of the reference.
         """
+        return self.scores_of(*self.counts(reports))
+
+    def counts(
+        self, reports: Sequence[WindowReport]
+    ) -> tuple[list[NDArray[np.float64]], NDArray[np.float64]]:
+        """Per stream the released counts, float64[windows, its counts]; noise variance of one
+        count, float64[windows, streams].
+
+        Raises:
+            RecordError: a report's features are not the streams of the reference.
+        """
         for report in reports:
             self.check(report)
-        sums, variances = [], []
-        for column, weights in enumerate(self.weights):
-            counts = np.array([r.features[column].counts for r in reports], dtype=np.float64)
-            sigma2 = np.array([r.features[column].sigma2 for r in reports], dtype=np.float64)
-            sums.append(counts.reshape(len(reports), -1) @ weights.T)
-            variances.append(np.outer(sigma2, (weights**2).sum(axis=1)))
-        return np.concatenate(sums, axis=1), np.concatenate(variances, axis=1)
+        streams = range(len(self.weights))
+        counts = [
+            np.array([r.features[k].counts for r in reports], dtype=np.float64).reshape(
+                len(reports), -1
+            )
+            for k in streams
+        ]
+        sigma2 = [[r.features[k].sigma2 for k in streams] for r in reports]
+        return counts, np.array(sigma2, dtype=np.float64).reshape(len(reports), -1)
+
+    def scores_of(
+        self, counts: Sequence[NDArray[np.float64]], sigma2: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Scores and their known noise variances, both float64[windows, T], from `counts`."""
+        sums = [own @ weights.T for own, weights in zip(counts, self.weights, strict=True)]
+        return np.concatenate(sums, axis=1), sigma2[:, self.stream] * self.noise
+
+    def coordinates_of(
+        self, counts: Sequence[NDArray[np.float64]], sigma2: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Coordinates and their known noise variances, both float64[windows, P], from `counts`."""
+        numeric = self.coordinate_stream[::COORDINATES]
+        parts = [counts[k] @ _COORDINATES.T for k in numeric]
+        sums = np.concatenate(parts, axis=1) if parts else np.zeros((len(sigma2), 0))
+        return sums, sigma2[:, self.coordinate_stream]
 
     def check(self, report: WindowReport) -> None:
         """Raise RecordError if a report's features are not the streams of the reference."""
@@ -105,6 +163,8 @@ class ScoreSheet:
 def score_sheet(reference: Reference) -> ScoreSheet:
     """The statistics that are watched for a reference."""
     parts = [_of(stream) for stream in reference.streams]
+    numeric = [k for k, s in enumerate(reference.streams) if isinstance(s, NumericStream)]
+    spreads = [_coordinate_variance(np.asarray(reference.streams[k].histogram)) for k in numeric]
     return ScoreSheet(
         reference=reference,
         statistics=tuple(
@@ -118,7 +178,19 @@ def score_sheet(reference: Reference) -> ScoreSheet:
         row_variance=np.concatenate([part.row_variance for part in parts]),
         unit=np.concatenate([part.unit for part in parts]),
         share=np.concatenate([part.share for part in parts]),
+        kinds=np.array([KINDS.index(name.split()[0]) for part in parts for name in part.names]),
+        coordinate_stream=np.repeat(np.array(numeric, dtype=np.int64), COORDINATES),
+        coordinate_variance=np.array(spreads, dtype=np.float64).ravel(),
     )
+
+
+def _coordinate_variance(histogram: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Variance of one record's coordinates, never less than evenly used bins give."""
+    of_bin = _COORDINATES[:, :-1] @ _HAAR
+    even: NDArray[np.float64] = (of_bin**2).mean(axis=1) - of_bin.mean(axis=1) ** 2
+    spread: NDArray[np.float64] = of_bin**2 @ histogram - (of_bin @ histogram) ** 2
+    least: NDArray[np.float64] = np.maximum(spread, even)
+    return least
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,39 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Baseline, Track, fit
-from fedge.drift.detect import (
-    Scan,
-    baseline_jump,
-    certifiable,
-    onset,
-    scan,
-    threshold,
-)
+from fedge.drift.baseline import Baseline, Track, join
+from fedge.drift.judge import Finding, Judged, judge
 from fedge.drift.scores import ScoreSheet, score_sheet
+from fedge.drift.season import Calendar, baseline_end, calendar, cell_name, missing, well_met
 from fedge.errors import RecordError
-from fedge.records import Record, Reference, WindowReport
+from fedge.records import Reference, WindowReport
 
-_PROOF_WINDOWS = 3
-"""Windows after the baseline with which it is searched once more for a jump: few, because each
-search spends from the budget of false alarms."""
-
-
-class Finding(Record):
-    """One stream's strongest evidence inside an alarm.
-
-    Attributes:
-        statistic: `location`, `scale`, `missing` or `cell <category>`.
-        length: number of latest windows that were summed.
-        z: deviation in standard errors.
-        effect: shift of one record's score in reference standard deviations.
-    """
-
-    stream: str
-    statistic: str
-    length: int
-    z: float
-    effect: float
+__all__ = ["Alarm", "Finding", "GatewayWatch", "ReleaseWatch", "Skipped", "watch_gateway"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +31,14 @@ class Alarm:
     opened_at: float
     first_window: int
     findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """Windows of a release that say nothing here, and why, in words."""
+
+    reason: str
+    windows: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +53,10 @@ class ReleaseWatch:
         certifiable: see `detect.certifiable`.
         heat: float64[W, S], largest |z| per window and stream; NaN where nothing was tested.
         problem: why there is nothing to judge; empty if there is no such reason.
+        needed: full windows that the baseline still lacks at least; 0 once it is complete.
+        skipped: windows that were reported but could not be judged, by reason.
+        untested_shape: lengths at which the baseline is too short to test several scores
+            together, each with the windows that it lacks.
     """
 
     release: int
@@ -84,6 +71,9 @@ class ReleaseWatch:
     alarm: Alarm | None
     heat: NDArray[np.float64]
     problem: str
+    needed: int = 0
+    skipped: tuple[Skipped, ...] = ()
+    untested_shape: tuple[tuple[int, int], ...] = ()
 
     @property
     def last_window(self) -> int:
@@ -147,42 +137,58 @@ def _watch_release(
     quiet: int,
 ) -> ReleaseWatch:
     """Judge one release; no alarm on the first `quiet` windows after the baseline."""
-    sheet, usable = _usable(reports, references)
+    sheet, usable, skipped = _usable(reports, references)
     if sheet is None or not usable:
         problem = f"no report of release {release} fits a known reference"
-        return _unjudged(release, reports, (), 0, problem)
-    track = _track(sheet, usable)
-    streams = tuple(stream.name for stream in sheet.reference.streams)
-    full = np.flatnonzero(track.full)[: settings.baseline_windows]
-    if len(full) < settings.baseline_windows:
-        problem = f"baseline has {len(full)} of {settings.baseline_windows} full windows"
-        return _unjudged(release, usable, streams, len(full), problem)
+        return _unjudged(release, reports, (), 0, problem, settings.baseline_windows, skipped)
+    when = calendar(usable, settings.season)
+    joined = _joined(sheet, usable, when if settings.season != "none" else None)
+    full = np.flatnonzero(joined.full)
+    found = Calendar(when.cell[full], when.occasion[full])
+    end = baseline_end(found, settings.season, settings.baseline_windows)
+    if end is None:
+        problem, needed = _lack(found, settings)
+        streams = tuple(stream.name for stream in sheet.reference.streams)
+        have = min(len(full), settings.baseline_windows)
+        return _unjudged(release, usable, streams, have, problem, needed, skipped)
+    in_baseline = np.zeros(len(joined.window), dtype=np.bool_)
+    met = Calendar(found.cell[:end], found.occasion[:end])
+    in_baseline[full[:end][well_met(met, settings.season)]] = True
+    judged = judge(joined, sheet, settings, in_baseline, quiet=quiet)
+    skipped += _unseasoned(joined, judged.baseline, settings)
+    return _judged(release, usable, sheet, joined, int(full[end - 1]) + 1, judged, skipped)
 
-    in_baseline = np.zeros(len(track.window), dtype=np.bool_)
-    in_baseline[full] = True
-    own = track[in_baseline]
-    baseline = fit(own, sheet.row_variance, sheet.share, len(streams))
-    limit = threshold(settings, len(sheet.statistics), baseline.degrees)
-    later = track[int(full[-1]) + 1 :]
-    tests = scan(later, baseline, sheet.unit, settings, limit)
-    proven = track[in_baseline | (np.arange(len(track.window)) > full[-1])]
-    alarms = (
-        _jump_alarm(proven, baseline, usable, sheet, settings),
-        _scan_alarm(tests, later, baseline, usable, sheet, quiet),
-    )
+
+def _judged(
+    release: int,
+    reports: Sequence[WindowReport],
+    sheet: ScoreSheet,
+    joined: Track,
+    first: int,
+    judged: Judged,
+    skipped: tuple[Skipped, ...],
+) -> ReleaseWatch:
+    alarm = None
+    if judged.raised is not None:
+        opened = reports[judged.raised.index]
+        begins = int(joined.window[judged.raised.first])
+        alarm = Alarm(opened.window, opened.closed_at, begins, judged.raised.findings)
+    recent = joined.rows[first:][-max(judged.tests.lengths) :]
     return ReleaseWatch(
         release=release,
-        reports=tuple(usable),
-        streams=streams,
-        baseline=baseline,
-        baseline_windows=len(full),
-        tested=len(later.window),
-        window_rows=float(track.planned[0]),
-        recent_rows=float(later.rows[-max(settings.lengths) :].sum()),
-        certifiable=certifiable(settings, len(sheet.statistics), baseline, limit),
-        alarm=min((a for a in alarms if a), key=lambda a: a.opened_window, default=None),
-        heat=_heat(track, baseline, tests, sheet, settings, limit),
+        reports=tuple(reports),
+        streams=tuple(stream.name for stream in sheet.reference.streams),
+        baseline=judged.baseline,
+        baseline_windows=judged.baseline.windows,
+        tested=len(joined.window) - first,
+        window_rows=float(joined.planned[0]),
+        recent_rows=float(recent.sum()),
+        certifiable=judged.certifiable,
+        alarm=alarm,
+        heat=judged.heat,
         problem="",
+        skipped=skipped,
+        untested_shape=judged.several.untested,
     )
 
 
@@ -192,6 +198,8 @@ def _unjudged(
     streams: tuple[str, ...],
     baseline_windows: int,
     problem: str,
+    needed: int,
+    skipped: tuple[Skipped, ...],
 ) -> ReleaseWatch:
     return ReleaseWatch(
         release=release,
@@ -206,37 +214,89 @@ def _unjudged(
         alarm=None,
         heat=np.full((len(reports), len(streams)), np.nan),
         problem=problem,
+        needed=needed,
+        skipped=skipped,
+    )
+
+
+def _lack(found: Calendar, settings: DriftSettings) -> tuple[str, int]:
+    """What the baseline lacks, in words and in full windows."""
+    have, planned = len(found.cell), settings.baseline_windows
+    if have < planned:
+        few = f"baseline has {have} of {planned} full windows"
+        return f"cannot certify: {planned - have} more needed ({few})", planned - have
+    short = missing(found, settings.season)
+    if not short:
+        few = f"most windows lie in a {settings.season} that hardly ever came"
+        return f"cannot certify: {planned} more needed ({few})", planned
+    occasions = "days" if settings.season == "hour" else "weeks"
+    cells = ", ".join(f"{cell_name(settings.season, c)} on {n}" for c, n in short.items())
+    needed = sum(short.values())
+    return f"cannot certify: {needed} more needed ({cells} more {occasions})", needed
+
+
+def _unseasoned(joined: Track, baseline: Baseline, settings: DriftSettings) -> tuple[Skipped, ...]:
+    """Windows in a season cell that the baseline does not know."""
+    place, _ = baseline.expected(joined)
+    return tuple(
+        Skipped(
+            f"no baseline for {cell_name(settings.season, cell)}",
+            tuple(joined.window[(place < 0) & (joined.cells == cell)].tolist()),
+        )
+        for cell in np.unique(joined.cells[place < 0]).tolist()
     )
 
 
 def _usable(
     reports: Sequence[WindowReport], references: Mapping[str, Reference]
-) -> tuple[ScoreSheet | None, list[WindowReport]]:
-    """The sheet of the release's reference and the reports that fit it."""
+) -> tuple[ScoreSheet | None, list[WindowReport], tuple[Skipped, ...]]:
+    """The sheet of the release's reference, the reports that fit it, and the others.
+
+    A release has one reference: the first known one that its reports name. What was counted on
+    other bins, or for other streams, proves nothing about it.
+    """
     known = [report for report in reports if report.reference_sha256 in references]
-    if not known:
-        return None, []
-    sha256 = known[0].reference_sha256
-    sheet = score_sheet(references[sha256])
-    usable = []
-    for report in known:
-        try:
-            sheet.check(report)
-        except RecordError:
-            continue  # counted as missing: a report that fits no reference proves nothing
-        if report.reference_sha256 == sha256:
+    sha256 = known[0].reference_sha256 if known else ""
+    sheet = score_sheet(references[sha256]) if known else None
+    usable: list[WindowReport] = []
+    others: dict[str, list[int]] = {}
+    for report in reports:
+        reason = _misfit(report, references, sha256, sheet)
+        if reason:
+            others.setdefault(reason, []).append(report.window)
+        else:
             usable.append(report)
-    return sheet, usable
+    skipped = tuple(Skipped(reason, tuple(windows)) for reason, windows in sorted(others.items()))
+    return sheet, usable, skipped
 
 
-def _track(sheet: ScoreSheet, reports: Sequence[WindowReport]) -> Track:
+def _misfit(
+    report: WindowReport,
+    references: Mapping[str, Reference],
+    sha256: str,
+    sheet: ScoreSheet | None,
+) -> str:
+    if report.reference_sha256 not in references or sheet is None:
+        return "its reference is not known"
+    if report.reference_sha256 != sha256:
+        return "counted on another reference of the same release"
+    try:
+        sheet.check(report)
+    except RecordError:
+        return "its streams are not those of its reference"
+    return ""
+
+
+def _joined(sheet: ScoreSheet, reports: Sequence[WindowReport], when: Calendar | None) -> Track:
+    """Statistics, then coordinates, of every window."""
     slots = np.array([report.slots for report in reports], dtype=np.float64)
     planned = np.array([report.planned_slots for report in reports], dtype=np.float64)
     complete = slots >= planned
     dropped = np.array([report.dropped for report in reports], dtype=np.float64)
     rows = np.maximum(slots - dropped, 0.0)
-    scores, noise = sheet.scores(reports)
-    return Track(
+    counts, sigma2 = sheet.counts(reports)
+    scores, noise = sheet.scores_of(counts, sigma2)
+    track = Track(
         window=np.array([report.window for report in reports], dtype=np.int64),
         rows=rows,
         # Each window that the clock closed has a length of its own. Weighed by that, one of few
@@ -245,101 +305,6 @@ def _track(sheet: ScoreSheet, reports: Sequence[WindowReport]) -> Track:
         full=complete & (2 * rows >= planned),
         scores=scores,
         noise=noise,
+        cell=None if when is None else when.cell,
     )
-
-
-def _closed_at(reports: Sequence[WindowReport], window: int) -> float:
-    return next(report.closed_at for report in reports if report.window == window)
-
-
-def _scan_alarm(
-    tests: Scan,
-    later: Track,
-    baseline: Baseline,
-    reports: Sequence[WindowReport],
-    sheet: ScoreSheet,
-    quiet: int,
-) -> Alarm | None:
-    alarmed = np.flatnonzero(tests.alarms.any(axis=(1, 2)))
-    alarmed = alarmed[alarmed >= quiet]
-    if not alarmed.size:
-        return None
-    index = int(alarmed[0])
-    over = tests.alarms[index]
-    first = onset(later[: index + 1], baseline, over.any(axis=0))
-    best = np.where(over, np.abs(tests.z[index]), 0.0).argmax(axis=0)
-    columns = np.arange(len(sheet.statistics))
-    findings = _findings(
-        sheet,
-        over.any(axis=0),
-        np.array(tests.lengths)[best],
-        tests.z[index][best, columns],
-        tests.effect[index][best, columns],
-    )
-    opened = int(later.window[index])
-    return Alarm(opened, _closed_at(reports, opened), int(later.window[first]), findings)
-
-
-def _jump_alarm(
-    track: Track,
-    baseline: Baseline,
-    reports: Sequence[WindowReport],
-    sheet: ScoreSheet,
-    settings: DriftSettings,
-) -> Alarm | None:
-    """A fault that began among the baseline windows, as soon as it shows.
-
-    Looked for again with each of the first windows after the baseline: a fault in the last of the
-    baseline windows spoils their long-run variance, so that the scan alone might miss it.
-    """
-    last = min(len(track.window), baseline.windows + _PROOF_WINDOWS)
-    for end in range(baseline.windows, last + 1):
-        jump = baseline_jump(track[:end], baseline, sheet.unit, settings)
-        if jump is not None:
-            opened = int(track.window[end - 1])
-            lengths = np.full(len(sheet.statistics), end - jump.index)
-            findings = _findings(sheet, jump.alarms, lengths, jump.z, jump.effect)
-            first = int(track.window[jump.index])
-            return Alarm(opened, _closed_at(reports, opened), first, findings)
-    return None
-
-
-def _findings(
-    sheet: ScoreSheet,
-    alarmed: NDArray[np.bool_],
-    lengths: NDArray[np.int64],
-    z: NDArray[np.float64],
-    effect: NDArray[np.float64],
-) -> tuple[Finding, ...]:
-    """The strongest alarmed statistic of each stream, strongest stream first."""
-    found: dict[str, Finding] = {}
-    ranked = sorted(np.flatnonzero(alarmed).tolist(), key=lambda index: -abs(float(z[index])))
-    for index in ranked:
-        statistic = sheet.statistics[index]
-        finding = Finding(
-            stream=statistic.stream,
-            statistic=statistic.name,
-            length=int(lengths[index]),
-            z=float(z[index]),
-            effect=float(effect[index]),
-        )
-        found.setdefault(statistic.stream, finding)
-    return tuple(found.values())
-
-
-def _heat(
-    track: Track,
-    baseline: Baseline,
-    tests: Scan,
-    sheet: ScoreSheet,
-    settings: DriftSettings,
-    limit: float,
-) -> NDArray[np.float64]:
-    """Largest |z| per window and stream: over all sums, and of the window alone before those."""
-    single = settings.model_copy(update={"lengths": (1,)})
-    z = np.abs(scan(track, baseline, sheet.unit, single, limit).z[:, 0])
-    first = len(track.window) - len(tests.z)
-    summed = np.where(np.isnan(tests.z), 0.0, np.abs(tests.z)).max(axis=1, initial=0.0)
-    z[first:] = np.where(np.isnan(z[first:]), np.nan, np.maximum(z[first:], summed))
-    starts = np.flatnonzero(np.diff(sheet.stream, prepend=-1))
-    return np.maximum.reduceat(z, starts, axis=1)
+    return join(track, *sheet.coordinates_of(counts, sigma2))

@@ -76,7 +76,8 @@ def build_candidate(
     logits = {variant: model.run(inputs).logits for variant, model in models.items()}
     write_golden(out / "golden.npz", inputs, logits)
     variant = "int8" if comparison.passes else "float"
-    _write_reference(schema, out, variant, models[variant].run(public.inputs))
+    outputs = models[variant].run(public.inputs)
+    _write_reference(schema, out, variant, outputs, public.all_labels)
     _write_evaluation(out / "evaluation.npz", public)
     report = BuildReport(
         hardware=hardware,
@@ -157,7 +158,13 @@ def _right(outputs: Outputs, labels: npt.NDArray[np.int64], first: int) -> float
     return float(np.mean(outputs.predictions[:first] == labels[:first]))
 
 
-def _write_reference(schema: TaskSchema, out: Path, variant: str, outputs: Outputs) -> None:
+def _write_reference(
+    schema: TaskSchema,
+    out: Path,
+    variant: str,
+    outputs: Outputs,
+    labels: npt.NDArray[np.int64],
+) -> None:
     values = stream_values(
         schema, outputs.features, outputs.predictions, outputs.confidence, outputs.ood
     )
@@ -167,8 +174,23 @@ def _write_reference(schema: TaskSchema, out: Path, variant: str, outputs: Outpu
         ood=outputs.ood.astype(np.float64),
         model_sha256=sha256_hex((out / f"model.{variant}.onnx").read_bytes()),
         source=REFERENCE_SOURCE,
+        labels=labels,
+        scores=_ood_scores(outputs),
     )
     (out / "reference.json").write_bytes(reference.to_bytes())
+
+
+def _ood_scores(outputs: Outputs) -> dict[str, npt.NDArray[np.float32]]:
+    """Scores that need nothing but logits, larger meaning stranger.
+
+    Largest softmax probability (Hendrycks and Gimpel 2017), largest logit (Hendrycks et al. 2022),
+    energy (Liu et al. 2020).
+    """
+    return {
+        "msp": -outputs.confidence,
+        "maxlogit": -outputs.logits.max(axis=1),
+        "energy": outputs.ood,
+    }
 
 
 def _write_evaluation(path: Path, public: PublicData) -> None:

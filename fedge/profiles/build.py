@@ -2,14 +2,22 @@
 
 Bins are frozen here, once, at quantiles of public data. What a gateway later
 counts on them, and how far it may move, is decided elsewhere.
+
+A feature without public rows has no bins yet. They could come from one charged
+release of a fine histogram over its public bounds, merged centrally: `_edges` needs
+no more than such a histogram's quantiles.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedge.errors import NonFiniteValueError, TaskError
+from fedge.profiles import labelled
 from fedge.profiles.counts import Stream, bins
 from fedge.records import (
     NUMERIC_BINS,
@@ -18,6 +26,7 @@ from fedge.records import (
     NumericFeature,
     NumericStream,
     Reference,
+    Season,
     TaskSchema,
 )
 
@@ -33,6 +42,10 @@ def build_reference(
     ood: NDArray[np.floating],
     model_sha256: str,
     source: str,
+    labels: NDArray[np.integer] | None = None,
+    scores: Mapping[str, NDArray[np.floating]] | None = None,
+    in_order: bool = False,
+    season: Season | None = None,
 ) -> Reference:
     """What normal looks like, from public rows alone.
 
@@ -41,9 +54,15 @@ def build_reference(
         ood: float32 or float64[n], the OOD score of the same rows.
         model_sha256: the model that computed them.
         source: where the rows came from, in words.
+        labels: integers[n], class indices of the same rows; without them nothing is said about
+            how right the model is.
+        scores: kind of OOD score -> float[n] of the same rows, larger meaning stranger.
+        in_order: the rows are consecutive in time, so that their dependence can be measured.
+        season: what of the calendar normal is known to depend on.
 
     Raises:
-        TaskError: no rows, a wrong number of columns, or a numeric stream without any value.
+        TaskError: no rows, a wrong number of columns, a numeric stream without any value, or
+            labels that are no classes of the task.
         NonFiniteValueError: an OOD score is NaN or infinite.
     """
     if values.ndim != 2 or values.shape[1] != len(task.streams) or len(values) == 0:
@@ -51,7 +70,24 @@ def build_reference(
     if ood.shape != (len(values),) or not np.isfinite(ood).all():
         raise NonFiniteValueError("a reference needs one finite OOD score per row")
     # Quantiles of float32 numbers are no float32 numbers.
-    rows, ood = values.astype(np.float64), ood.astype(np.float64)
+    rows = values.astype(np.float64)
+    streams = _streams(task, rows, ood.astype(np.float64))
+    return Reference(
+        task=task.name,
+        source=source,
+        rows=len(values),
+        model_sha256=model_sha256,
+        ood_quantile_95=float(np.quantile(ood.astype(np.float64), 0.95)),
+        streams=tuple(streams),
+        season=season,
+        ood=labelled.ood_calibration(scores) if scores else None,
+        row_inflation=labelled.row_inflation(streams, rows) if in_order else None,
+        **_answers(task, streams, rows, labels),
+    )
+
+
+def _streams(task: TaskSchema, rows: NDArray[np.float64], ood: NDArray[np.float64]) -> list[Stream]:
+    """The frozen bins of every watched value."""
     streams: list[Stream] = []
     for column, feature in enumerate(task.features):
         if isinstance(feature, CategoricalFeature):
@@ -64,14 +100,30 @@ def build_reference(
     # Energy has no public bounds; one spread of room on each side leaves both end bins open.
     room = max(float(np.ptp(ood)), 1.0)
     streams.append(_numeric(score, rows[:, -1], float(ood.min()) - room, float(ood.max()) + room))
-    return Reference(
-        task=task.name,
-        source=source,
-        rows=len(values),
-        model_sha256=model_sha256,
-        ood_quantile_95=float(np.quantile(ood, 0.95)),
-        streams=tuple(streams),
-    )
+    return streams
+
+
+def _answers(
+    task: TaskSchema,
+    streams: Sequence[Stream],
+    rows: NDArray[np.float64],
+    labels: NDArray[np.integer] | None,
+) -> dict[str, Any]:
+    """What the model's answers are worth: fields of the reference, those that can be filled."""
+    found: dict[str, Any] = {}
+    classes = len(task.classes)
+    known = None if labels is None else labelled.check_labels(labels, len(rows), classes)
+    confidence, stream = rows[:, -2], streams[-2]
+    if isinstance(stream, NumericStream) and np.isfinite(confidence).all():
+        right = None if known is None else rows[:, -3] == known
+        found["confidence"] = labelled.confidence_bins(stream, confidence, right)
+    if known is None:
+        return found
+    found["class_histograms"] = labelled.class_histograms(streams, rows, known, classes)
+    predicted = labelled.cell_of(streams[-3], rows[:, -3])
+    if (predicted < classes).all():
+        found["confusion"] = labelled.confusion(known, predicted, classes)
+    return found
 
 
 def _bounded(feature: NumericFeature, values: NDArray[np.float64]) -> NumericStream:

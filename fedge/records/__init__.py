@@ -26,9 +26,15 @@ from fedge.records.receipts import (
     Receipt,
 )
 from fedge.records.reference import (
+    MAX_CLASS_CELLS,
+    MAX_CONFUSION_CLASSES,
+    OOD_LEVELS,
     CategoricalStream,
+    ConfidenceBin,
     NumericStream,
+    OodCalibration,
     Reference,
+    Season,
 )
 from fedge.records.releases import (
     ReleaseFile,
@@ -66,7 +72,10 @@ from fedge.records.task import (
 __all__ = [
     "CLASS_STREAM",
     "CONFIDENCE_STREAM",
+    "MAX_CLASS_CELLS",
+    "MAX_CONFUSION_CLASSES",
     "NUMERIC_BINS",
+    "OOD_LEVELS",
     "OOD_STREAM",
     "AdapterKind",
     "AdapterUpdate",
@@ -75,6 +84,7 @@ __all__ = [
     "BlockSpending",
     "CategoricalFeature",
     "CategoricalStream",
+    "ConfidenceBin",
     "Count",
     "DiscreteGaussianEvent",
     "FeatureCounts",
@@ -87,6 +97,7 @@ __all__ = [
     "NumericFeature",
     "NumericStream",
     "NumericType",
+    "OodCalibration",
     "PairedCounts",
     "Participant",
     "PrivacyPolicy",
@@ -101,6 +112,7 @@ __all__ = [
     "RunId",
     "RunResult",
     "RunSpec",
+    "Season",
     "Sensitivity",
     "Sha256",
     "TaskSchema",

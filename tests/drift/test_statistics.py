@@ -9,7 +9,7 @@ from scipy.stats import norm
 
 from fedge.config import DriftSettings
 from fedge.drift.baseline import Track, fit
-from fedge.drift.detect import certifiable, month_of_tests, threshold
+from fedge.drift.detect import baseline_jump, certifiable, month_of_tests, threshold
 from fedge.drift.scores import score_sheet
 from fedge.drift.watch import ReleaseWatch, watch_gateway
 from fedge.errors import RecordError
@@ -204,7 +204,60 @@ def test_short_baselines_say_so() -> None:
 
     assert rates[12] > 100 * rates[168]
     assert rates[12] > rates[48] > rates[168]
-    assert rates[168] == pytest.approx(0.5, abs=0.5)
+    assert rates[168] == pytest.approx(1.0, abs=1.0)
+
+
+def test_windows_that_say_nothing_are_named(demo: DriftSettings) -> None:
+    """Unknown or other references and changed streams: counted by reason, never judged."""
+    reports = Site(seed=5).stream(30)
+    narrow = reports[20].model_copy(update={"features": reports[20].features[1:]})
+    unknown = reports[21].model_copy(update={"reference_sha256": "e" * 64})
+    other = reports[22].model_copy(update={"reference_sha256": "f" * 64})
+    changed = [*reports[:20], narrow, unknown, other, *reports[23:]]
+    references = {SHA: REFERENCE, "f" * 64: REFERENCE}
+    found = watch_gateway(gateway(5), changed, references, demo).releases[1]
+
+    assert {one.reason: one.windows for one in found.skipped} == {
+        "its streams are not those of its reference": (20,),
+        "its reference is not known": (21,),
+        "counted on another reference of the same release": (22,),
+    }
+    assert [report.window for report in found.reports] == [*range(20), *range(23, 30)]
+    assert found.alarm is None and found.needed == 0
+
+
+def test_a_short_baseline_names_what_is_missing(demo: DriftSettings) -> None:
+    """Until it is complete the baseline says how many windows it still needs, and then none."""
+    reports = Site(seed=6).stream(14)
+    needed = [judged(reports[:n], demo).needed for n in (1, 7, 11, 12, 14)]
+    unfit = judged([r.model_copy(update={"reference_sha256": "e" * 64}) for r in reports], demo)
+
+    assert needed == [11, 5, 1, 0, 0]
+    assert "cannot certify: 5 more needed" in judged(reports[:7], demo).problem
+    assert unfit.baseline is None and unfit.needed == 12
+    assert sum(len(one.windows) for one in unfit.skipped) == 14
+
+
+def test_rows_that_are_alike_do_not_make_a_jump() -> None:
+    """Windows that vary three times as much as counting explains hold no jump in their baseline."""
+    rng = np.random.default_rng(1)
+    settings = DriftSettings()
+    for _ in range(10):
+        track = Track(
+            window=np.arange(168),
+            rows=np.full(168, 1.0),
+            planned=np.full(168, 1.0),
+            full=np.ones(168, dtype=np.bool_),
+            scores=3.0 * rng.normal(size=(168, 30)),
+            noise=np.ones((168, 30)),
+        )
+        baseline = fit(track, np.zeros(30), np.zeros(30, dtype=np.bool_), 10)
+        assert baseline_jump(track, baseline, np.ones(30), settings) is None
+
+        track.scores[150:, 3] += 15.0
+        jump = baseline_jump(track, baseline, np.ones(30), settings)
+        assert jump is not None and jump.index == 150
+        assert np.flatnonzero(jump.alarms).tolist() == [3]
 
 
 def test_inflation_is_unbiased_and_floored() -> None:
