@@ -7,11 +7,20 @@ standard library, reads the same `gateway.toml` by itself.
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from pathlib import Path
 from typing import Literal, Self, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from fedge.errors import SettingError
 from fedge.records import Name
@@ -185,6 +194,65 @@ class TelemetrySettings(Settings):
     traces: bool = False
 
 
+class LocalDriftSettings(Settings):
+    """Change detectors that a gateway runs for its own operator (`[local_drift]`). Off by default.
+
+    What they find is computed from records without noise, and stays on the gateway: in its
+    status, its log, a bounded history, and a webhook on this host.
+
+    Attributes:
+        enabled: needs `fedge[drift]`.
+        signals: what is watched: the model's confidence, the OOD score, errors on labelled rows.
+        detector: which test watches each of them.
+        ood_score: computed from a row's logits.
+        ood_rate: share of rows like the reference's that may count as strange.
+        group_rows: rows averaged to one value for the detectors, which are made for independent
+            ones; more where rows depend on each other for longer.
+        baseline_groups: such values that form a baseline, taken on the gateway itself.
+        history: alarms that are kept.
+        webhook: gets one POST with JSON for each alarm; http, and a loopback address.
+    """
+
+    enabled: bool = False
+    signals: tuple[Literal["confidence", "ood", "error"], ...] = ("confidence", "ood", "error")
+    detector: Literal["adwin", "page-hinkley"] = "adwin"
+    ood_score: Literal["energy", "msp", "maxlogit"] = "energy"
+    ood_rate: float = Field(default=0.01, gt=0, lt=1)
+    group_rows: int = Field(default=32, ge=8, le=4096)
+    baseline_groups: int = Field(default=30, ge=10, le=1000)
+    history: int = Field(default=200, ge=1, le=10_000)
+    webhook: str = ""
+
+    @field_validator("signals")
+    @classmethod
+    def _distinct(cls, signals: tuple[str, ...]) -> tuple[str, ...]:
+        if not signals or len(set(signals)) != len(signals):
+            raise ValueError("at least one signal, and each once")
+        return signals
+
+    @field_validator("webhook")
+    @classmethod
+    def _on_this_host(cls, webhook: str) -> str:
+        if webhook and not names_loopback(webhook):
+            raise ValueError(
+                "local alarms stay on this host: an address like http://127.0.0.1:9000/alarms"
+            )
+        return webhook
+
+
+def names_loopback(url: str) -> bool:
+    """Whether a plain http address names this host by a loopback number.
+
+    By its number alone: what a name stands for, somebody else decides.
+    """
+    try:
+        parts = urlsplit(url)
+        here = ipaddress.ip_address(parts.hostname or "").is_loopback
+        return parts.scheme == "http" and here and parts.port != 0 and parts.username is None
+    except ValueError:
+        return False
+
+
 class GatewaySettings(Settings):
     """One gateway host (`gateway.toml`).
 
@@ -257,6 +325,7 @@ class GatewaySettings(Settings):
     escalation: EscalationSettings = EscalationSettings()
     retention: RetentionSettings = RetentionSettings()
     telemetry: TelemetrySettings = TelemetrySettings()
+    local_drift: LocalDriftSettings = LocalDriftSettings()
 
     @model_validator(mode="after")
     def _distinct_models(self) -> Self:
@@ -298,6 +367,69 @@ class GatewaySettings(Settings):
         raise SettingError(f"no model {family!r} is served here")
 
 
+class PolicyRule(Settings):
+    """One line of the table from what was found to what is done (`[[drift.policy.rules]]`).
+
+    `any` fits everything; so does a key that is left out.
+
+    Attributes:
+        cause, scope, severity: as verdicts name them.
+        min_effect: only where the strongest shift is at least so large, in reference standard
+            deviations.
+    """
+
+    cause: Literal["covariate", "label", "concept", "ood", "sensor", "unknown", "any"] = "any"
+    scope: Literal["gateway", "fleet", "unknown", "any"] = "any"
+    severity: Literal["none", "low", "high", "unknown", "any"] = "any"
+    min_effect: float = Field(default=0.0, ge=0)
+    action: Literal[
+        "none",
+        "watch",
+        "recalibrate",
+        "retrain-gateway",
+        "retrain-fleet",
+        "check-sensor",
+        "quarantine",
+    ]
+
+
+class PolicySettings(Settings):
+    """What drift leads to (`[drift.policy]` in `server.toml`).
+
+    Attributes:
+        rules: the first that fits decides; where none does, those of `fedge.drift.policy.DEFAULTS`.
+        high_loss: expected loss of accuracy, as a share of all answers, from which drift is severe.
+        high_effect: shift of a feature in reference standard deviations from which it is severe.
+        fleet_share: share of the fleet's movement that gateways must have in common for it to be
+            the fleet's; with equal movements, the share of gateways that move.
+        settle_windows: windows after the onset before anything but a retraining is decided.
+    """
+
+    rules: tuple[PolicyRule, ...] = ()
+    high_loss: float = Field(default=0.05, gt=0, le=1)
+    high_effect: float = Field(default=1.0, gt=0)
+    fleet_share: float = Field(default=0.5, gt=0, le=1)
+    settle_windows: int = Field(default=2, ge=1)
+
+
+class AlertSettings(Settings):
+    """Where alerts go besides Prefect's events (`[alerts]`). Nowhere unless `webhook_url` is set.
+
+    Attributes:
+        webhook_url: https, or http on this host alone; gets one POST with JSON for each alert.
+        token_file: holds a bearer token for it.
+        ca_file: certificates that sign the webhook server's; None takes those of the system.
+        timeout_s: for one attempt.
+        attempts: within one look of `monitor`; the next look goes on.
+    """
+
+    webhook_url: str = ""
+    token_file: Path | None = None
+    ca_file: Path | None = None
+    timeout_s: float = Field(default=5.0, gt=0)
+    attempts: int = Field(default=3, ge=1)
+
+
 class DriftSettings(Settings):
     """How `monitor` decides (`[drift]` in `server.toml`).
 
@@ -310,6 +442,8 @@ class DriftSettings(Settings):
         gather_windows: windows after the first alarm in which the cohort is gathered.
         cooldown_windows: windows after an episode closed before a new one may open.
         max_fleet: gateways that share the alarm budget.
+        season: part of the calendar (UTC) by which windows are compared with their like only.
+        policy: what is done about drift.
     """
 
     baseline_windows: int = Field(default=168, ge=4)
@@ -320,6 +454,8 @@ class DriftSettings(Settings):
     gather_windows: int = Field(default=24, ge=1)
     cooldown_windows: int = Field(default=0, ge=0)
     max_fleet: int = Field(default=20, ge=1)
+    season: Literal["none", "hour", "weekday"] = "none"
+    policy: PolicySettings = PolicySettings()
 
 
 class TrainingSettings(Settings):
@@ -367,6 +503,7 @@ class ServerSettings(Settings):
     monitor_interval_s: float = Field(default=60.0, gt=0)
     drift: DriftSettings = DriftSettings()
     training: TrainingSettings = TrainingSettings()
+    alerts: AlertSettings = AlertSettings()
     keys: KeySettings = KeySettings()
 
     @property

@@ -14,6 +14,7 @@ from fedge.config import ServerSettings
 app = typer.Typer(help="Set up and run the centre.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The server's settings file.")]
 CONFIG = Path("server.toml")
+EXIT_DRIFT = 3
 
 
 @app.command("init")
@@ -76,6 +77,47 @@ def status(
         return
     for gateway in fleet.gateways:
         typer.echo(gateway.describe())
+
+
+@app.command("verdicts")
+def verdicts(
+    config: Config = CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print how each gateway stands, as judged last. Exit status 3 if one has drifted."""
+    from fedge_server.admin import standing
+
+    found = standing(ServerSettings.load(config))
+    if as_json:
+        typer.echo(found.to_bytes().decode())
+    else:
+        for gateway in found.gateways:
+            typer.echo(f"{gateway.name}: {gateway.sentence}")
+    if found.drifted:
+        raise typer.Exit(EXIT_DRIFT)
+
+
+@app.command("holds")
+def holds(config: Config = CONFIG) -> None:
+    """Print the gateways that are kept out of runs and comparisons, and why."""
+    from fedge_server.admin import standing
+
+    for hold in standing(ServerSettings.load(config)).holds:
+        typer.echo(f"{hold.gateway} {hold.action} after window {hold.window}: {hold.reason}")
+
+
+@app.command("lift")
+def lift(
+    gateway: Annotated[str, typer.Argument(help="Its name or fingerprint.")],
+    by: Annotated[str, typer.Option(help="Who looked at it.")],
+    reason: Annotated[str, typer.Option(help="What was found, in words.")],
+    config: Config = CONFIG,
+) -> None:
+    """End a gateway's hold; its next window begins a new baseline."""
+    from fedge_server.admin import lift_hold
+
+    lifted = lift_hold(ServerSettings.load(config), gateway, by=by, reason=reason)
+    typer.echo(f"{lifted.gateway} is no longer held; a new baseline begins after {lifted.window}")
 
 
 def _become(config: Path, module: str) -> None:

@@ -73,7 +73,13 @@ class Display:
         states: dict[str, str] = {}
         if view.assessment is not None:
             states |= {verdict.gateway: verdict.state for verdict in view.assessment.verdicts}
-            states |= {episode.gateway: episode.state for episode in view.assessment.episodes}
+            kinds = {
+                v.gateway: f" ({v.cause}, {v.scope})" for v in view.assessment.verdicts if v.cause
+            }
+            states |= {
+                episode.gateway: f"{episode.state}{kinds.get(episode.gateway, '')}"
+                for episode in view.assessment.episodes
+            }
         for name, fingerprint in gateways.items():
             latest = correct[name][-recent:]
             accuracy = f"{sum(latest) / len(latest):.0%}" if latest else "-"

@@ -1,19 +1,21 @@
-"""The fleet judged from stored reports: verdicts, episodes, cohort.
+"""The fleet judged from stored facts: verdicts, episodes, cohort, and what is due.
 
 `assess` is pure and replayable: it reads released statistics and stored facts,
 holds no state, and gives the same answer for the same facts. Asking for reports,
-storing assessments and starting runs belong to the monitor flow.
+storing assessments, starting runs and carrying out actions belong to the flows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedge.config import DriftSettings
+from fedge.drift.diagnosis import Diagnosis, Diagnostician
 from fedge.drift.episodes import (
     CohortMember,
     Episode,
@@ -21,32 +23,32 @@ from fedge.drift.episodes import (
     episodes_of,
     freeze_cohort,
 )
-from fedge.drift.watch import GatewayWatch, ReleaseWatch, watch_gateway
+from fedge.drift.history import History, Segment, history_of
+from fedge.drift.interventions import MAX_REASON, Intervention, InterventionKind
+from fedge.drift.labelled import LabelledWindow
+from fedge.drift.policy import INTERVENTIONS
+from fedge.drift.verdict import Evidence, Verdict
+from fedge.drift.watch import Alarm, Finding, ReleaseWatch
+from fedge.drift.words import Action
 from fedge.records import Count, Fingerprint, Record, Reference, WindowReport
 
+__all__ = ["Due", "Evidence", "FleetAssessment", "HeatMap", "StoredFacts", "Verdict", "assess"]
 
-class Verdict(Record):
-    """How a gateway stands on the release it serves now.
+LABELS = "labels"
+"""The stream that a finding of risen labelled errors names."""
 
-    `stable` says: no alarm against its own baseline. It is `unknown` until that baseline is
-    complete, while no window came after it, and while the latest windows hold too few records.
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFacts:
+    """Facts besides reports and runs.
 
     Attributes:
-        reason: why, in words.
-        windows, missing_windows: reports that are there, and numbers skipped among them.
-        certifiable_false_alarms_per_month: over the fleet, the rate that this baseline can vouch
-            for although the site may wander slowly; None while there is no baseline. Larger than
-            the setting: the baseline is too short to certify what was asked.
+        interventions: in any order.
+        labels: noised counts of right and wrong answers by gateway, each at its watermark.
     """
 
-    gateway: Fingerprint
-    release: int = Field(ge=0)
-    state: Literal["stable", "drift", "unknown"]
-    reason: str
-    windows: Count
-    missing_windows: Count
-    baseline_windows: Count
-    certifiable_false_alarms_per_month: float | None = None
+    interventions: Sequence[Intervention] = ()
+    labels: Mapping[str, Sequence[LabelledWindow]] = field(default_factory=dict)
 
 
 class HeatMap(Record):
@@ -64,13 +66,33 @@ class HeatMap(Record):
     z: tuple[tuple[float | None, ...], ...]
 
 
+class Due(Record):
+    """An intervention that the policy asks for and that is not stored yet.
+
+    Attributes:
+        window: last window that belongs to what was before it.
+        reason: the verdict's sentence.
+    """
+
+    episode: str
+    gateway: Fingerprint
+    action: InterventionKind
+    window: Count
+    reason: str
+
+
 class FleetAssessment(Record):
     """What the stored facts say about the fleet.
 
+    Fields with a default were added later: assessments without them are still read.
+
     Attributes:
         cohort: gateways to retrain now and their windows, None while nobody is to be retrained.
-            All of them drifted on release `cohort_release`.
-        cohort_episodes: their episodes' ids.
+            All of them are on release `cohort_release`.
+        cohort_episodes: the ids of the episodes that they are retrained for.
+        cohort_action: `retrain-gateway`, or `retrain-fleet` where gateways without an alarm of
+            their own are in it, too.
+        due: interventions to store now.
     """
 
     episodes: tuple[Episode, ...]
@@ -78,6 +100,8 @@ class FleetAssessment(Record):
     cohort: tuple[CohortMember, ...] | None
     cohort_release: int | None
     cohort_episodes: tuple[str, ...]
+    cohort_action: Action | None = None
+    due: tuple[Due, ...] = ()
     heat: tuple[HeatMap, ...] = Field(repr=False)
 
 
@@ -86,6 +110,7 @@ def assess(
     references: Mapping[str, Reference],
     settings: DriftSettings,
     runs: Sequence[RunFact],
+    stored: StoredFacts | None = None,
 ) -> FleetAssessment:
     """Judge every gateway of a fleet.
 
@@ -93,59 +118,142 @@ def assess(
         reports: gateway fingerprint -> its stored reports, in any order.
         references: sha256 of a `reference.json` -> the reference.
         runs: every run ever created, in any order.
+        stored: everything else; nothing by default.
     """
-    watches = {
-        gateway: watch_gateway(gateway, own, references, settings)
+    facts = stored if stored is not None else StoredFacts()
+    histories = {
+        gateway: history_of(gateway, own, references, settings, facts.interventions)
         for gateway, own in sorted(reports.items())
     }
-    by_gateway = {gateway: episodes_of(watch, runs) for gateway, watch in watches.items()}
+    doctor = Diagnostician(histories, references, settings, facts.labels)
+    by_gateway = {
+        gateway: episodes_of(history, runs, _LabelAlarms(doctor, gateway))
+        for gateway, history in histories.items()
+    }
     episodes = tuple(
         sorted(
             (episode for own in by_gateway.values() for episode in own),
             key=lambda episode: (episode.opened_at, episode.id),
         )
     )
-    cohort = freeze_cohort(episodes, watches, settings, runs)
-    members = _members(episodes, cohort)
+    judged = [_judge(h, by_gateway[g], doctor) for g, h in histories.items()]
+    cohort = freeze_cohort(episodes, histories, settings, runs, doctor.diagnose)
     return FleetAssessment(
         episodes=episodes,
-        verdicts=tuple(_verdict(watch, by_gateway[g], settings) for g, watch in watches.items()),
-        cohort=cohort,
-        cohort_release=members[0].release if members else None,
-        cohort_episodes=tuple(sorted(episode.id for episode in members)),
-        heat=tuple(_heat_map(g, w) for g, gw in watches.items() for w in gw.releases.values()),
+        verdicts=tuple(verdict for verdict, _ in judged),
+        cohort=cohort.members if cohort is not None else None,
+        cohort_release=cohort.release if cohort is not None else None,
+        cohort_episodes=cohort.episodes if cohort is not None else (),
+        cohort_action=cohort.action if cohort is not None else None,
+        due=_due(judged, histories, facts.interventions),
+        heat=tuple(
+            _heat_map(gateway, watch)
+            for gateway, history in histories.items()
+            for segment in history.segments
+            for watch in segment.watch.releases.values()
+        ),
     )
 
 
-def _members(episodes: Sequence[Episode], cohort: tuple[CohortMember, ...] | None) -> list[Episode]:
-    gateways = {member.gateway for member in cohort or ()}
-    return [e for e in episodes if e.gateway in gateways and e.state == "open"]
+@dataclass(frozen=True, slots=True)
+class _LabelAlarms:
+    """The alarms that labelled errors of one gateway raise."""
+
+    doctor: Diagnostician
+    gateway: str
+
+    def __call__(self, segment: Segment, release: int) -> Alarm | None:
+        rise = self.doctor.rise(self.gateway, segment, release)
+        if rise is None:
+            return None
+        reports = segment.watch.releases[release].reports
+        opened = next(r for r in reports if r.window == rise.opened_window)
+        spread = max(rise.before * (1 - rise.before), 0.01) ** 0.5
+        finding = Finding(
+            stream=LABELS,
+            statistic="errors",
+            length=rise.length,
+            z=rise.z,
+            effect=(rise.after - rise.before) / spread,
+        )
+        return Alarm(rise.opened_window, opened.closed_at, rise.first_window, (finding,))
 
 
-def _verdict(watch: GatewayWatch, episodes: Sequence[Episode], settings: DriftSettings) -> Verdict:
-    current = watch.current
-    state, reason = _judge(current, episodes, settings)
+Judged = tuple[Verdict, tuple[Episode, Diagnosis] | None]
+
+
+def _judge(history: History, episodes: Sequence[Episode], doctor: Diagnostician) -> Judged:
+    """A gateway's verdict, and the episode and diagnosis that it rests on if it drifted."""
+    current = history.current
+    open_now = _on_now(history, episodes)
+    verdict = _standing(history, current, doctor.settings)
+    if open_now is None or current is None:
+        return verdict, None
+    found = doctor.diagnose(open_now.onset)
+    moved = ", ".join(open_now.streams)
+    drifted = verdict.model_copy(
+        update={
+            "state": "drift",
+            "reason": f"since window {open_now.first_window}: {moved}",
+            "since_window": open_now.first_window,
+            "findings": open_now.findings,
+            "cause": found.cause.cause,
+            "scope": found.scope.scope,
+            "severity": found.severity,
+            "action": _action(found, history),
+            "evidence": found.evidence,
+        }
+    )
+    return drifted, (open_now, found)
+
+
+def _on_now(history: History, episodes: Sequence[Episode]) -> Episode | None:
+    """The episode on the release and segment that the gateway is on now."""
+    current = history.current
+    if current is None:
+        return None
+    windows = history.latest.windows
+    own = [e for e in episodes if e.release == current.release and e.opened_window in windows]
+    return own[0] if own else None
+
+
+def _action(found: Diagnosis, history: History) -> Action:
+    """What the policy asks for; a hold outlasts what made it, until somebody lifts it."""
+    if (held := _held(history)) is not None:
+        return held
+    if found.action in INTERVENTIONS and not found.settled:
+        return "watch"
+    return found.action
+
+
+def _standing(history: History, current: ReleaseWatch | None, settings: DriftSettings) -> Verdict:
+    """The verdict as far as it needs no episode."""
+    state, reason = _without_drift(current)
     return Verdict(
-        gateway=watch.gateway,
+        gateway=history.gateway,
         release=current.release if current is not None else 0,
         state=state,
         reason=reason,
-        windows=watch.windows,
-        missing_windows=watch.missing_windows,
+        windows=history.windows,
+        missing_windows=history.missing_windows,
         baseline_windows=current.baseline_windows if current is not None else 0,
+        needed_windows=current.needed if current is not None else settings.baseline_windows,
         certifiable_false_alarms_per_month=current.certifiable if current is not None else None,
+        severity="none" if state == "stable" else "unknown",
+        notes=_notes(current),
+        held=_held(history),
     )
 
 
-def _judge(
-    current: ReleaseWatch | None, episodes: Sequence[Episode], settings: DriftSettings
-) -> tuple[Literal["stable", "drift", "unknown"], str]:
+def _held(history: History) -> Literal["check-sensor", "quarantine"] | None:
+    if history.hold is None:
+        return None
+    return "quarantine" if history.hold.action == "quarantine" else "check-sensor"
+
+
+def _without_drift(current: ReleaseWatch | None) -> tuple[Literal["stable", "unknown"], str]:
     if current is None:
         return "unknown", "no report has arrived"
-    for episode in episodes:
-        if episode.release == current.release:
-            moved = ", ".join(episode.streams)
-            return "drift", f"since window {episode.first_window}: {moved}"
     if current.problem:
         return "unknown", current.problem
     if not current.tested:
@@ -153,6 +261,46 @@ def _judge(
     if 2 * current.recent_rows < current.window_rows:
         return "unknown", f"only {current.recent_rows:.0f} records in the latest windows"
     return "stable", f"{current.tested} windows tested against {current.baseline_windows}"
+
+
+def _notes(current: ReleaseWatch | None) -> tuple[str, ...]:
+    """What could not be judged, in words."""
+    if current is None:
+        return ()
+    skipped = [f"{len(one.windows)} windows: {one.reason}" for one in current.skipped]
+    short = [
+        f"sums over {length} windows are not tested for shape: the baseline lacks {lacking} windows"
+        for length, lacking in current.untested_shape
+    ]
+    return (*skipped, *short)
+
+
+def _due(
+    judged: Sequence[Judged], histories: Mapping[str, History], stored: Sequence[Intervention]
+) -> tuple[Due, ...]:
+    """Interventions that no stored fact says are done, each once for an episode."""
+    done = {(one.episode, one.action) for one in stored}
+    due = []
+    for verdict, drifted in judged:
+        if drifted is None or verdict.held is not None or drifted[0].state != "open":
+            continue
+        episode, action = drifted[0], verdict.action
+        if action == "recalibrate" or action == "check-sensor" or action == "quarantine":
+            # A new baseline takes in everything since the alarm; a hold begins with what is next.
+            begins_after = episode.opened_window
+            if action != "recalibrate":
+                begins_after = histories[episode.gateway].last_window
+            if (episode.id, action) not in done:
+                due.append(
+                    Due(
+                        episode=episode.id,
+                        gateway=episode.gateway,
+                        action=action,
+                        window=begins_after,
+                        reason=verdict.sentence[:MAX_REASON],
+                    )
+                )
+    return tuple(due)
 
 
 def _heat_map(gateway: str, watch: ReleaseWatch) -> HeatMap:

@@ -28,7 +28,8 @@ from fedge.simulation.gateway import (
 )
 from fedge.tasks.code import TaskCode
 from fedge_flows import candidates
-from fedge_flows.monitor import Monitored, monitor
+from fedge_flows.alerts import Alert
+from fedge_flows.monitor import Actions, Monitored, monitor
 from fedge_flows.progress import Announcer, Claims
 from fedge_flows.retrain import initial_vector
 from fedge_server.database import Database
@@ -63,6 +64,7 @@ class _Silent:
     """A bus that nobody listens to: the simulation does the next step itself."""
 
     def emit(self, event: str, run_id: str) -> None: ...
+    def send(self, alert: Alert) -> None: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,6 +242,7 @@ class SimulatedFleet:
             release_sha256=lambda release: self._released[release][1],
             task=self.code.schema.name,
             announcer=self._announcer,
+            actions=Actions(log=self.facts.interventions, channels=(_Silent(),), clock=self.clock),
             judge=judge,
         )
 

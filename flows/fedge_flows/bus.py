@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from typing import Any
 
 import httpx
 from prefect.client.orchestration import get_client
 
 from fedge.errors import OutboundError
+from fedge_flows.alerts import Alert
 
 
 class PrefectBus:
@@ -24,16 +26,31 @@ class PrefectBus:
         Raises:
             OutboundError: the server did not take it.
         """
+        # A new id each time: the server drops an id that it has seen.
+        self._post(str(uuid.uuid4()), event, f"fedge.run.{run_id}", {"run_id": run_id})
+
+    def send(self, alert: Alert) -> None:
+        """Send an alert as an event about its gateway, under the alert's own key.
+
+        So the server itself drops one that it was sent before.
+
+        Raises:
+            OutboundError: the server did not take it.
+        """
+        resource = f"fedge.gateway.{alert.gateway}"
+        self._post(alert.key, alert.event, resource, alert.model_dump(mode="json"))
+
+    @staticmethod
+    def _post(key: str, event: str, resource: str, payload: dict[str, Any]) -> None:
         body = {
-            # A new id each time: the server drops an id that it has seen.
-            "id": str(uuid.uuid4()),
+            "id": key,
             "occurred": datetime.datetime.now(datetime.UTC).isoformat(),
             "event": event,
-            "resource": {"prefect.resource.id": f"fedge.run.{run_id}"},
-            "payload": {"run_id": run_id},
+            "resource": {"prefect.resource.id": resource},
+            "payload": payload,
         }
         try:
             with get_client(sync_client=True) as client:
                 client.request("POST", "/events", json=[body]).raise_for_status()
         except httpx.HTTPError as error:
-            raise OutboundError(f"Prefect did not take {event} for {run_id}: {error}") from error
+            raise OutboundError(f"Prefect did not take {event} on {resource}: {error}") from error

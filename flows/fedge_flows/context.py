@@ -14,8 +14,14 @@ from fedge.privacy.policy import read_policy
 from fedge.records import RunResult, TrainingPlan
 from fedge.tasks.schema import read_task
 from fedge_flows import candidates
-from fedge_flows.monitor import Monitored, assessment_changes, monitor, read_references
-from fedge_flows.ports import Bus, Environment, RunRow, process_environment
+from fedge_flows.monitor import (
+    Actions,
+    Monitored,
+    assessment_changes,
+    monitor,
+    read_references,
+)
+from fedge_flows.ports import AlertChannel, Bus, Environment, RunRow, process_environment
 from fedge_flows.progress import (
     CREATED,
     PUBLISHED,
@@ -31,12 +37,15 @@ from fedge_flows.releases import ReleaseShelf
 from fedge_flows.retrain import Patience, retrain
 from fedge_flows.roles import server_settings
 from fedge_flows.steps import Desk, advance
+from fedge_flows.webhook import Webhook
 from fedge_server.database import Database
 from fedge_server.facts import Facts
 from fedge_server.objects import ObjectStore
 from fedge_server.superlink import run_status, stop_run, submit_run
+from fedge_server.verdicts import LATEST
 
-LATEST = "assessments/latest.json"
+__all__ = ["LATEST", "FlowContext", "SuperLinkRounds", "bring_to_signatures", "open_context"]
+
 SUBMIT_SLACK_S = 120.0
 """What an attempt may take beyond its rounds: Flower's processes start slowly on a busy host."""
 
@@ -104,6 +113,10 @@ class FlowContext:
         self.claims = Claims(flows_dir / "claims")
         announcer = Announcer(bus, flows_dir / "sent", self.claims, time.time)
         self.desk = Desk(facts=facts, claims=self.claims, announcer=announcer)
+        channels: list[AlertChannel] = [bus]
+        if settings.alerts.webhook_url:
+            channels.append(Webhook(settings.alerts, time.sleep))
+        self.actions = Actions(log=facts.interventions, channels=channels, clock=time.time)
 
     def monitor(self) -> Monitored | None:
         """Judge the fleet, store the assessment, start what is due. None if another one does."""
@@ -120,6 +133,7 @@ class FlowContext:
                 release_sha256=self.shelf.sha256,
                 task=self.settings.task,
                 announcer=self.desk.announcer,
+                actions=self.actions,
                 judge=assess,
             )
             self._store(looked)

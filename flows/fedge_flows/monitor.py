@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from fedge.config import DriftSettings
 from fedge.drift.episodes import RunFact
-from fedge.drift.monitor import FleetAssessment
+from fedge.drift.interventions import Intervention
+from fedge.drift.monitor import FleetAssessment, StoredFacts
 from fedge.errors import RecordError, SettingError
 from fedge.records import (
     Participant,
@@ -23,7 +24,9 @@ from fedge.records import (
     canonical,
     sha256_hex,
 )
-from fedge_flows.ports import Facts, RunRow
+from fedge_flows.actions import announce, carry_out
+from fedge_flows.alerts import Alert
+from fedge_flows.ports import AlertChannel, Clock, Facts, Interventions, RunRow
 from fedge_flows.progress import FAILED, PUBLISHED, REFUSED, Announcer
 
 Assess = Callable[
@@ -32,6 +35,7 @@ Assess = Callable[
         Mapping[str, Reference],
         DriftSettings,
         Sequence[RunFact],
+        StoredFacts,
     ],
     FleetAssessment,
 ]
@@ -45,11 +49,24 @@ class Monitored:
         assessment: verdicts and episodes as derived from the stored facts.
         created: the run created by this look, if any.
         events: events sent, each with its run.
+        interventions: what else was done, newly stored.
+        alerts: alerts that every channel took.
     """
 
     assessment: FleetAssessment
     created: str | None
     events: tuple[tuple[str, str], ...]
+    interventions: tuple[Intervention, ...] = ()
+    alerts: tuple[Alert, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Actions:
+    """What interventions need: where they are stored, who is told, and the time."""
+
+    log: Interventions
+    channels: Sequence[AlertChannel]
+    clock: Clock
 
 
 def monitor(
@@ -61,9 +78,10 @@ def monitor(
     release_sha256: Callable[[int], str],
     task: str,
     announcer: Announcer,
+    actions: Actions,
     judge: Assess,
 ) -> Monitored:
-    """Judge the fleet, create the run that a frozen cohort calls for, send due events.
+    """Judge the fleet, create the run that a frozen cohort calls for, do and say what is due.
 
     Args:
         references: reference by the hash that reports name.
@@ -75,12 +93,19 @@ def monitor(
         SettingError: no training plan fits the policy; the assessment is not lost by it,
             because it can be derived again.
     """
-    assessment = judge(facts.reports(), references, settings, [run_fact(r) for r in facts.runs()])
+    runs = [run_fact(run) for run in facts.runs()]
+    stored = StoredFacts(interventions=actions.log.all())
+    assessment = judge(facts.reports(), references, settings, runs, stored)
     spec = _run_spec(assessment, facts, plan, release_sha256, task)
     created = spec.run_id if spec is not None and facts.create_run(spec) else None
     sent = [(announcer.remind(run), run.spec.run_id) for run in facts.runs()]
     events = tuple((event, run_id) for event, run_id in sent if event is not None)
-    return Monitored(assessment=assessment, created=created, events=events)
+    done = carry_out(assessment.due, actions.log, actions.clock)
+    # Last, because whoever is told may take his time.
+    alerts = announce(actions.log, actions.channels)
+    return Monitored(
+        assessment=assessment, created=created, events=events, interventions=done, alerts=alerts
+    )
 
 
 def assessment_changes(before: bytes | None, now: FleetAssessment) -> bool:
@@ -96,7 +121,10 @@ def assessment_changes(before: bytes | None, now: FleetAssessment) -> bool:
 
 def _decisions(assessment: FleetAssessment) -> object:
     episodes = [(episode.id, episode.state) for episode in assessment.episodes]
-    verdicts = [(verdict.gateway, verdict.state) for verdict in assessment.verdicts]
+    verdicts = [
+        (v.gateway, v.state, v.cause, v.scope, v.severity, v.action, v.held)
+        for v in assessment.verdicts
+    ]
     return episodes, verdicts, assessment.cohort
 
 

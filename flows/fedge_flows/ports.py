@@ -6,7 +6,9 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+from fedge.drift.interventions import Intervention
 from fedge.records import RunSpec, WindowReport
+from fedge_flows.alerts import Alert
 
 Clock = Callable[[], float]
 Sleep = Callable[[float], None]
@@ -54,9 +56,32 @@ class Facts(Protocol):
 
 
 class Bus(Protocol):
-    """Where events go that start the next flow. Losing one is safe: `monitor` sends again."""
+    """Where events go that start the next flow. Losing one is safe: `monitor` sends again.
+
+    Every bus is an `AlertChannel`, too.
+    """
 
     def emit(self, event: str, run_id: str) -> None: ...
+    def send(self, alert: Alert) -> None: ...
+
+
+class Interventions(Protocol):
+    """The stored log of interventions; `fedge_server.interventions.InterventionLog`."""
+
+    def all(self) -> Sequence[Intervention]: ...
+    def unannounced(self) -> Sequence[Intervention]: ...
+
+    def record(self, one: Intervention) -> bool:
+        """Store it; False if this action was stored for the episode before."""
+        ...
+
+    def announced(self, one: Intervention) -> None: ...
+
+
+class AlertChannel(Protocol):
+    """Somewhere alerts go; raises OutboundError where one was not taken."""
+
+    def send(self, alert: Alert) -> None: ...
 
 
 class Rounds(Protocol):

@@ -9,11 +9,14 @@ from pathlib import Path
 from fedge.config import ServerSettings
 from fedge.delivery.keys import KeyFiles
 from fedge.delivery.repository import ReleaseRepository
+from fedge.drift.interventions import Intervention
 from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError
 from fedge.privacy.policy import read_policy
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet, FleetState, Gateway
+from fedge_server.interventions import InterventionLog
+from fedge_server.verdicts import FleetStanding, fleet_standing
 
 Toml = dict[str, object]
 
@@ -73,6 +76,18 @@ def fleet_state(settings: ServerSettings) -> FleetState:
     """The fleet as the log shows it, also while no coordinator runs."""
     with Database(settings.database) as database:
         return Fleet(database, time.time).state()
+
+
+def standing(settings: ServerSettings) -> FleetStanding:
+    """How the fleet stands by the verdicts stored last, also while no coordinator runs."""
+    with Database(settings.database) as database:
+        return fleet_standing(settings, database)
+
+
+def lift_hold(settings: ServerSettings, gateway: str, *, by: str, reason: str) -> Intervention:
+    """End a gateway's hold; see `InterventionLog.lift`."""
+    with Database(settings.database) as database:
+        return InterventionLog(database, time.time).lift(gateway, by=by, reason=reason)
 
 
 def _toml(values: Toml) -> str:

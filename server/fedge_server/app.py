@@ -33,6 +33,7 @@ from fedge_server.database import Database
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
 from fedge_server.releases import ReleaseFiles
+from fedge_server.verdicts import fleet_standing
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,10 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
         if detail is None:
             raise HTTPException(404, "no such gateway is admitted")
         return _answer(detail)
+
+    @app.get("/v1/verdicts")
+    def get_verdicts() -> Response:
+        return _answer(fleet_standing(settings, database))
 
     @app.get("/health")
     def get_health() -> Response:

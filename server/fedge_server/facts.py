@@ -16,6 +16,7 @@ from fedge.errors import RecordError, StateError
 from fedge.records import Record, RunSpec, WindowReport
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet, Gateway, read_stored_audit, read_stored_report
+from fedge_server.interventions import InterventionLog
 from fedge_server.tables import envelopes, run_states, runs
 
 CREATED = "created"
@@ -47,11 +48,15 @@ class Facts:
     Args:
         database: the coordinator's.
         clock: seconds since the epoch.
+
+    Attributes:
+        interventions: what was done about drift besides retraining.
     """
 
     def __init__(self, database: Database, clock: Callable[[], float]) -> None:
         self._database, self._clock = database, clock
         self._fleet = Fleet(database, clock)
+        self.interventions = InterventionLog(database, clock)
 
     def gateways(self) -> tuple[Gateway, ...]:
         """All admitted gateways, by name."""

@@ -1,8 +1,9 @@
 """The tables of the coordinator's database, in types that SQLite and Postgres share.
 
 `envelopes` is an append-only log of what gateways sent, byte for byte; the fleet's state,
-verdicts and episodes are derived from it. `runs` holds decisions and `run_states` how they
-went. A change here needs a migration beside it: a test compares the two.
+verdicts and episodes are derived from it. `runs` holds decisions, `run_states` how they went,
+`interventions` what else was done. A change here needs a migration beside it: a test compares
+the two.
 """
 
 from __future__ import annotations
@@ -85,4 +86,22 @@ run_states = Table(
     Column("detail", Text, nullable=False),
     Column("at", Double, nullable=False),
     Index(None, "run_id", "number"),
+)
+
+# What was done about drift besides retraining, once for an episode and action: facts from which
+# verdicts are derived. `announced_at` is null until the alert that belongs to it was delivered.
+interventions = Table(
+    "interventions",
+    metadata,
+    Column("number", _RowNumber, primary_key=True, autoincrement=True),
+    Column("episode", String(128), nullable=False),
+    Column("action", String(32), nullable=False),
+    Column("gateway", String(32), ForeignKey("gateways.fingerprint"), nullable=False),
+    Column("window", BigInteger, nullable=False),
+    Column("at", Double, nullable=False),
+    Column("by", String(64), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("announced_at", Double, nullable=True),
+    UniqueConstraint("episode", "action"),
+    Index(None, "gateway", "number"),
 )

@@ -14,7 +14,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedge.drift.interventions import Intervention
+from fedge.errors import OutboundError
 from fedge.records import Participant, RunSpec, TrainingPlan, WindowReport
+from fedge_flows.alerts import Alert
 from fedge_flows.progress import CREATED, TRAINED, TRAINING, Announcer, Claims
 from fedge_flows.steps import Desk, advance
 
@@ -131,9 +134,39 @@ class MemoryBus:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, str]] = []
+        self.alerts: list[Alert] = []
+        self.away = False
 
     def emit(self, event: str, run_id: str) -> None:
         self.sent.append((event, run_id))
+
+    def send(self, alert: Alert) -> None:
+        if self.away:
+            raise OutboundError("away")
+        self.alerts.append(alert)
+
+
+class MemoryInterventions:
+    """The log of interventions in memory."""
+
+    def __init__(self) -> None:
+        self.stored: list[Intervention] = []
+        self._told: set[tuple[str, str]] = set()
+
+    def all(self) -> list[Intervention]:
+        return list(self.stored)
+
+    def unannounced(self) -> list[Intervention]:
+        return [one for one in self.stored if (one.episode, one.action) not in self._told]
+
+    def record(self, one: Intervention) -> bool:
+        if any((o.episode, o.action) == (one.episode, one.action) for o in self.stored):
+            return False
+        self.stored.append(one)
+        return True
+
+    def announced(self, one: Intervention) -> None:
+        self._told.add((one.episode, one.action))
 
 
 class Clock:
@@ -180,7 +213,7 @@ def train_slowly(folder: Path, run_id: str) -> str:
     return TRAINED
 
 
-def prefect_flows() -> tuple[object, object]:
+def prefect_flows() -> tuple[object, object, object]:
     from prefect import flow
 
     folder = Path(os.environ.get(FOLDER, "/nonexistent"))
@@ -208,8 +241,12 @@ def prefect_flows() -> tuple[object, object]:
         note(f"retrained {state}")
         return state
 
-    return monitor_flow, retrain_flow
+    @flow(name="told")
+    def told_flow(episode: str) -> None:
+        note(f"told {episode}")
+
+    return monitor_flow, retrain_flow, told_flow
 
 
 if os.environ.get(FOLDER):
-    monitor_flow, retrain_flow = prefect_flows()
+    monitor_flow, retrain_flow, told_flow = prefect_flows()

@@ -7,14 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from flow_fakes import PLAN, Clock, FakeGateway, FileFacts, MemoryBus
+from flow_fakes import PLAN, Clock, FakeGateway, FileFacts, MemoryBus, MemoryInterventions
 
 from fedge.config import DriftSettings
 from fedge.drift.episodes import CohortMember, RunFact
-from fedge.drift.monitor import FleetAssessment
+from fedge.drift.monitor import FleetAssessment, StoredFacts
 from fedge.errors import SettingError
 from fedge.records import Reference, WindowReport
-from fedge_flows.monitor import Monitored, monitor, read_references, run_fact, run_id_of
+from fedge_flows.monitor import Actions, Monitored, monitor, read_references, run_fact, run_id_of
 from fedge_flows.progress import COHORT_FROZEN, STATES, Announcer, Claims
 
 A, B = "a" * 32, "b" * 32
@@ -38,7 +38,7 @@ class Centre:
         self.facts = FileFacts(
             folder / "facts", [FakeGateway(A, "1" * 64), FakeGateway(B, "2" * 64)]
         )
-        self.bus, self.clock = MemoryBus(), Clock()
+        self.bus, self.clock, self.log = MemoryBus(), Clock(), MemoryInterventions()
         claims = Claims(folder / "claims")
         self.announcer = Announcer(self.bus, folder / "sent", claims, self.clock)
 
@@ -48,6 +48,7 @@ class Centre:
         references: Mapping[str, Reference],
         settings: DriftSettings,
         runs: Sequence[RunFact],
+        stored: StoredFacts,
     ) -> FleetAssessment:
         self.seen = list(runs)
         return self.found
@@ -61,6 +62,7 @@ class Centre:
             release_sha256=lambda release: "e" * 64,
             task="digits",
             announcer=self.announcer,
+            actions=Actions(log=self.log, channels=(self.bus,), clock=self.clock),
             judge=self.judge,
         )
 

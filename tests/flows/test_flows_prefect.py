@@ -47,6 +47,40 @@ def wait_until(claim: Callable[[], Any], what: str, timeout_s: float = 150.0) ->
     raise AssertionError(f"{what}: not within {timeout_s:g} s")
 
 
+OPERATORS = {
+    "name": "told",
+    "entrypoint": "flow_fakes.told_flow",
+    "work_pool": {"name": "fedge"},
+    "triggers": [
+        {
+            "type": "event",
+            "name": "told",
+            "enabled": True,
+            "posture": "Reactive",
+            "expect": ["fedge.gateway.quarantined"],
+            "match": {"prefect.resource.id": "fedge.gateway.*"},
+            "for_each": ["prefect.resource.id"],
+            "threshold": 1,
+            "within": 0,
+            "parameters": {"episode": "{{ event.payload.episode }}"},
+        }
+    ],
+}
+"""A flow that an operator attached to alerts."""
+
+SEND = """
+import sys
+from fedge.drift.interventions import Intervention
+from fedge_flows.alerts import alert_of
+from fedge_flows.bus import PrefectBus
+for episode in sys.argv[1:]:
+    PrefectBus().send(alert_of(Intervention(
+        episode=episode, gateway="a" * 32, action="quarantine", window=1, at=1.0, by="policy",
+        reason="Drift since window 1.",
+    )))
+"""
+
+
 class Prefect:
     """A server, a worker and the test's flows deployed, in a folder of their own."""
 
@@ -96,6 +130,7 @@ class Prefect:
             deployment["entrypoint"] = deployment["entrypoint"].replace(
                 "fedge_flows.flows", "flow_fakes"
             )
+        content["deployments"].append(OPERATORS)
         (self.folder / "prefect.yaml").write_text(yaml.safe_dump(content))
         prefect = [sys.executable, "-m", "prefect", "--no-prompt"]
         for command in (["work-pool", "create", "fedge", "--type", "process"], ["deploy", "--all"]):
@@ -197,7 +232,18 @@ def test_deployments_are_as_described(prefect: Prefect) -> None:
     assert [s["schedule"]["interval"] for s in found["monitor"]["schedules"]] == [3.0]
     assert found["retrain"]["schedules"] == []
     assert priorities["monitor"] > priorities[found["retrain"]["work_queue_name"]]
-    assert [a["trigger"]["expect"] for a in automations] == [["fedge.cohort.frozen"]]
+    expected = [a["trigger"]["expect"] for a in automations if a["name"] != "told"]
+    assert expected == [["fedge.cohort.frozen"]]
+
+
+def test_an_alert_reaches_an_operators_flow_once(prefect: Prefect) -> None:
+    """Sent again under its key, as after a kill, the server drops it; the next one gets through."""
+    command = [sys.executable, "-c", SEND]
+    for episodes in (["e-1", "e-1"], ["e-1", "e-2"]):
+        subprocess.run([*command, *episodes], env=prefect.environment, check=True)
+    wait_until(lambda: "told e-2" in prefect.log(), "the second alert starts the flow")
+
+    assert prefect.log().count("told e-1") == 1
 
 
 def test_nothing_is_written_outside_its_home(prefect: Prefect) -> None:

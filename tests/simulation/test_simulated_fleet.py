@@ -21,7 +21,12 @@ def test_a_simulated_fleet_closes_the_loop(tmp_path: Path) -> None:
     fleet = digits_fleet(tmp_path / "fleet", onset_windows={0: 14, 2: 15}, options=options)
     fleet.release_first()
     fleet.play(26)
-    assert len(fleet.assess().episodes) == 2
+    noticed = fleet.assess()
+    drifted = [verdict for verdict in noticed.verdicts if verdict.state == "drift"]
+    assert len(noticed.episodes) == len(drifted) == 2
+    # A lens moves everything that is seen through it: never one sensor's fault.
+    assert {v.cause for v in drifted} == {"covariate"} and noticed.due == ()
+    assert all("Expected accuracy" in v.sentence for v in drifted)
 
     result = fleet.retrain()
     counter = fleet.release(result)

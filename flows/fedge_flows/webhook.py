@@ -1,0 +1,100 @@
+"""Alerts as one POST each to an operator's own server.
+
+https, or plain http on this host alone: an alert names gateways and what is wrong with
+them. The receiver may see an alert twice and tells so by its `Idempotency-Key`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from pathlib import Path
+
+from fedge.config import AlertSettings
+from fedge.errors import OutboundError, SettingError
+from fedge.serving.upstream import Endpoint, HttpClient
+from fedge_flows.alerts import Alert
+from fedge_flows.ports import Sleep
+
+PAUSE_S = 0.5
+"""Before the second attempt; doubled before each further one."""
+
+MAX_ANSWER_BYTES = 2**16
+
+
+class Webhook:
+    """Posts alerts to `[alerts] webhook_url`.
+
+    Args:
+        settings: with a `webhook_url`.
+        sleep: waits between attempts.
+
+    Raises:
+        SettingError: the address is neither https nor this host, or a file cannot be read.
+    """
+
+    def __init__(self, settings: AlertSettings, sleep: Sleep) -> None:
+        self._endpoint = _checked(Endpoint.parse(settings.webhook_url, ca_file=settings.ca_file))
+        self._settings, self._sleep = settings, sleep
+        self._token = _token(settings.token_file) if settings.token_file is not None else b""
+
+    def send(self, alert: Alert) -> None:
+        """Post one alert; a few attempts, each within `timeout_s`.
+
+        Raises:
+            OutboundError: no attempt was answered with a 2xx.
+        """
+        trouble = OutboundError("no attempt was made")
+        for attempt in range(self._settings.attempts):
+            if attempt:
+                self._sleep(PAUSE_S * 2 ** (attempt - 1))
+            try:
+                status = asyncio.run(self._post(alert))
+            except OutboundError as error:
+                trouble = error
+                continue
+            if 200 <= status < 300:
+                return
+            trouble = OutboundError(f"the webhook answered {status}")
+        raise trouble
+
+    async def _post(self, alert: Alert) -> int:
+        client = HttpClient(self._endpoint, max_answer_bytes=MAX_ANSWER_BYTES)
+        target = "" if self._endpoint.prefix else "/"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"idempotency-key", alert.key.encode()),
+        ]
+        if self._token:
+            headers.append((b"authorization", b"Bearer " + self._token))
+        try:
+            answer = await client.request(
+                "POST", target, headers, alert.to_bytes(), timeout_s=self._settings.timeout_s
+            )
+        finally:
+            client.close()
+        return answer.status
+
+
+def _checked(endpoint: Endpoint) -> Endpoint:
+    """Raise SettingError for plain http to another host."""
+    if endpoint.tls is None and not _loopback(endpoint.host):
+        raise SettingError(f"alerts to {endpoint.host} need https: they name gateways")
+    return endpoint
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _token(path: Path) -> bytes:
+    try:
+        token = path.read_bytes().strip()
+    except OSError as error:
+        raise SettingError(f"cannot read the token in {path}: {error}") from error
+    if not token:
+        raise SettingError(f"{path} holds no token")
+    return token

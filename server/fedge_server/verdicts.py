@@ -1,0 +1,79 @@
+"""The latest stored assessment, for whoever wants to see how the fleet stands.
+
+Read, never derived: deriving one is the monitor flow's work. What an older fedge stored
+is read as well.
+"""
+
+from __future__ import annotations
+
+from fedge.config import ServerSettings
+from fedge.drift.interventions import Intervention
+from fedge.drift.monitor import FleetAssessment
+from fedge.drift.verdict import Verdict
+from fedge.errors import RecordError, StateError
+from fedge.records import Name, Record
+from fedge_server.database import Database
+from fedge_server.fleet import Fleet
+from fedge_server.interventions import InterventionLog
+from fedge_server.objects import ObjectStore
+
+LATEST = "assessments/latest.json"
+
+
+class Standing(Record):
+    """One gateway's verdict with its name and its sentence; null before the first assessment."""
+
+    name: Name
+    verdict: Verdict | None
+    sentence: str
+
+
+class FleetStanding(Record):
+    """How every admitted gateway stands, by name, and which are held.
+
+    Attributes:
+        drifted: whether any verdict says drift.
+    """
+
+    gateways: tuple[Standing, ...]
+    holds: tuple[Intervention, ...]
+
+    @property
+    def drifted(self) -> bool:
+        return any(g.verdict is not None and g.verdict.state == "drift" for g in self.gateways)
+
+
+def fleet_standing(settings: ServerSettings, database: Database) -> FleetStanding:
+    """The verdicts that `monitor` stored last.
+
+    Raises:
+        StateError: they cannot be read.
+    """
+    verdicts = _verdicts(settings)
+    return FleetStanding(
+        gateways=tuple(
+            _standing(gateway.name, verdicts.get(gateway.fingerprint))
+            for gateway in Fleet(database, _no_clock).admitted()
+        ),
+        holds=InterventionLog(database, _no_clock).holds(),
+    )
+
+
+def _verdicts(settings: ServerSettings) -> dict[str, Verdict]:
+    objects = ObjectStore(settings.objects_dir)
+    if not objects.exists(LATEST):
+        return {}
+    try:
+        assessment = FleetAssessment.from_bytes(objects.get(LATEST))
+    except RecordError as error:
+        raise StateError(f"the latest assessment cannot be read: {error}") from error
+    return {verdict.gateway: verdict for verdict in assessment.verdicts}
+
+
+def _standing(name: str, verdict: Verdict | None) -> Standing:
+    sentence = verdict.sentence if verdict is not None else "Unknown: not judged yet."
+    return Standing(name=name, verdict=verdict, sentence=sentence)
+
+
+def _no_clock() -> float:
+    raise RuntimeError("nothing is written here")
