@@ -10,6 +10,9 @@ FOLDER = Path(".peers")
 PEERS: dict[str, tuple[str, ...]] = {
     "mlserver": ("mlserver==1.7.1", "onnxruntime"),
     "whylogs": ("whylogs==1.6.4", "numpy<2", "pandas<2.3"),
+    "evidently": ("evidently==0.7.23", "numpy<2.3", "pandas<3"),
+    "nannyml": ("nannyml==0.13.1", "statsmodels", "numpy<2.3", "pandas<3"),
+    "frouros": ("frouros==0.9.0",),
 }
 
 

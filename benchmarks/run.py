@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks import loop
+from benchmarks.drift import area as drift
 from benchmarks.figures import Figure
 from benchmarks.gateway import area as gateway
 from fedge.models.hardware import hardware_class
@@ -18,11 +19,12 @@ from fedge.models.hardware import hardware_class
 AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "loop": loop.measure,
     "gateway": gateway.measure,
-    "study": gateway.study,
+    "drift": drift.measure,
+    "study": lambda arguments: [*gateway.study(arguments), *drift.study(arguments)],
 }
 PRINTED = (
     *("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy"),
-    *("datasketches", "httptools", "uvloop", "orjson"),
+    *("datasketches", "httptools", "uvloop", "orjson", "scipy", "scikit-learn", "river"),
 )
 
 

@@ -1,0 +1,38 @@
+"""The drift table: size, false alarms, power, causes, streams, and what reports cost."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+
+from benchmarks.drift import causes, contest, fleet, report, reports
+from benchmarks.figures import Figure
+
+MEASURES: dict[str, Callable[[], list[Figure]]] = {
+    "size": fleet.size,
+    "fleet": fleet.false_alarms_and_power,
+    "cause": causes.measure,
+    "streams": contest.measure,
+    "report": report.measure,
+    "merge": reports.merge,
+    "wire": reports.wire,
+}
+
+
+def measure(arguments: Sequence[str]) -> list[Figure]:
+    """Measure everything, or with `--only NAME ...` some of it."""
+    parser = argparse.ArgumentParser(prog="drift")
+    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
+    options = parser.parse_args(arguments)
+    figures = []
+    for name in options.only:
+        print(f"measuring {name}", file=sys.stderr)
+        figures += MEASURES[name]()
+    return figures
+
+
+def study(arguments: Sequence[str]) -> list[Figure]:
+    """What takes too long for the table: the streams with thirty seeds."""
+    argparse.ArgumentParser(prog="study").parse_args(arguments)
+    return contest.measure(contest.STUDY_SEEDS)

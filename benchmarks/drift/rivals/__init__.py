@@ -1,0 +1,1 @@
+"""Other detectors, each fed the same streams and asked for scores."""
