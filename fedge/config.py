@@ -275,6 +275,9 @@ class GatewaySettings(Settings):
         models: further models, one worker and one state folder each.
         window_slots: arrival slots of a full window.
         window_s: seconds after which a window closes also when it is not full; 0: only when full.
+        label_watermark_windows: further windows that close before a window's labelled errors are
+            counted and reported, once; labels that come later count for training alone. Where
+            the policy left no charge for labels, none are reported.
         ring_slots: observations that wait for the agent at most; more are dropped and counted.
         trial_s: seconds that a new release must serve before it is committed.
         drain_s: seconds that a replaced worker waits for its callers' next request.
@@ -304,6 +307,7 @@ class GatewaySettings(Settings):
     models: tuple[ServedModelSettings, ...] = ()
     window_slots: int = Field(default=1000, ge=10)
     window_s: float = Field(default=0.0, ge=0)
+    label_watermark_windows: int = Field(default=24, ge=1, le=100_000)
     ring_slots: int = Field(default=8192, ge=64)
     poll_interval_s: float = Field(default=30.0, gt=0)
     push_interval_s: float = Field(default=5.0, gt=0)

@@ -23,9 +23,9 @@ from fedge.records import Count, Fingerprint, Record, Sha256, sha256_hex
 
 MAGIC = b"FEDGE1"
 MAX_HEADER_BYTES = 4096
-EnvelopeKind = Literal["report", "status", "audit", "gap", "update", "counts"]
-"""What an envelope holds: a window's report, public facts, ledger entries, what a spool gave up;
-and, as replies in a round, an adapter update and paired counts."""
+EnvelopeKind = Literal["report", "labels", "status", "audit", "gap", "update", "counts"]
+"""What an envelope holds: a window's report and its labelled errors, public facts, ledger entries,
+what a spool gave up; and, as replies in a round, an adapter update and paired counts."""
 
 
 def fingerprint(public_key: bytes) -> str:

@@ -28,8 +28,10 @@ from fedge.data.parts import (
     column,
     encode_part,
     most_bytes,
+    purposes,
     read_part,
     remove_files,
+    subjects,
     vectors,
     write_part,
 )
@@ -40,7 +42,7 @@ from fedge.errors import StateError, TaskError
 from fedge.records import sha256_hex
 from fedge.statefile import StateFile
 
-__all__ = ["BlockStore", "Erased", "LabelledRecords"]
+__all__ = ["Answers", "BlockStore", "Erased", "LabelledRecords"]
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,23 @@ class LabelledRecords:
 
     def __len__(self) -> int:
         return len(self.slots)
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """How the labelled rows of one window were answered.
+
+    Attributes:
+        slots: int64 [n], strictly increasing arrival slots.
+        right: bool [n], whether the label agrees with the prediction that was served.
+        purposes: uint8 [n], what each row might serve when it was kept; 0 where nobody noted it.
+        subjects: uint8 [n, 16], pseudonyms.
+    """
+
+    slots: Integers
+    right: npt.NDArray[np.bool_]
+    purposes: Bytes
+    subjects: Bytes
 
 
 class BlockStore(Removal):
@@ -101,6 +120,7 @@ class BlockStore(Removal):
         features: Floats,
         predictions: Numbers,
         subjects: Bytes | None = None,
+        purposes: Bytes | None = None,
         *,
         arrived: float | None = None,
         present: int | None = None,
@@ -118,6 +138,7 @@ class BlockStore(Removal):
                 fixed size. features: float32 [n, F], NaN for missing.
             predictions: int [n], class indices.
             subjects: uint8 [n, 16], pseudonyms; None: about nobody.
+            purposes: uint8 [n], what each row may serve; None: not known.
             arrived: when the newest row arrived, seconds since the epoch; None: just now.
             present: rows of the window that might have been kept; the quota counts it as if all
                 were. None: it counts the bytes of the file.
@@ -129,7 +150,9 @@ class BlockStore(Removal):
         """
         if subjects is None:
             subjects = np.zeros((len(slots), PSEUDONYM_BYTES), dtype=np.uint8)
-        given = Rows(slots, inputs, features, predictions, subjects)
+        if purposes is None:
+            purposes = np.zeros(len(slots), dtype=np.uint8)
+        given = Rows(slots, inputs, features, predictions, subjects, purposes)
         with self._state.transaction():
             erased = self._table.erased(slots)
             rows = given.where(~erased) if erased.any() else given
@@ -209,6 +232,25 @@ class BlockStore(Removal):
             predictions=np.concatenate([empty, *(r.predictions for r in found)]),
         )
 
+    def answers(self, window: int) -> Answers:
+        """The labelled rows of a window; none where it is gone, or its part is damaged.
+
+        Raises:
+            StateError: the disk refused.
+        """
+        # Nobody erases while this reads.
+        with self._state.transaction():
+            part = self._table.part(window)
+            if part is not None and part.rows:
+                labels = self._table.labels_of(part, part.rows)
+                try:
+                    return self._answered(part, labels)
+                except DamagedPartError as error:
+                    self.put_apart(part, error)
+        nobody = np.empty((0, PSEUDONYM_BYTES), dtype=np.uint8)
+        none = np.empty(0, dtype=np.int64)
+        return Answers(none, none.astype(np.bool_), none.astype(np.uint8), nobody)
+
     def blocks_of(self, first_window: int, last_window: int) -> tuple[int, ...]:
         """The blocks that hold the stored ones among these windows, in order."""
         return tuple(sorted({part.block for part in self._table.parts(first_window, last_window)}))
@@ -271,6 +313,18 @@ class BlockStore(Removal):
             inputs=(vectors(table, "input") if has_inputs else empty)[at],
             labels=labels[:, 1],
             predictions=column(table, "prediction")[at],
+        )
+
+    def _answered(self, part: Part, labels: Integers) -> Answers:
+        """How the rows that `labels` (int64 [n, 2]: slot and label) name were answered."""
+        names = ("slot", "prediction", "purposes", "subject")
+        table = read_part(self._folder / part.name, part.rows, *names)
+        at = np.searchsorted(column(table, "slot"), labels[:, 0])
+        return Answers(
+            slots=labels[:, 0],
+            right=column(table, "prediction")[at] == labels[:, 1],
+            purposes=purposes(table)[at],
+            subjects=subjects(table)[at],
         )
 
     def _shape(self, found: list[LabelledRecords]) -> tuple[int, np.dtype[np.generic]]:

@@ -51,6 +51,7 @@ class Rows:
         features: float32 [n, F], NaN for missing.
         predictions: int [n], class indices.
         subjects: uint8 [n, 16], pseudonyms.
+        purposes: uint8 [n], what each may serve, as bits; 0 where nobody noted it.
 
     Raises:
         TaskError: shapes or types do not fit each other.
@@ -61,6 +62,7 @@ class Rows:
     features: Floats
     predictions: Numbers
     subjects: Bytes
+    purposes: Bytes
 
     def __post_init__(self) -> None:
         slots, rows = self.slots, len(self.slots)
@@ -71,6 +73,7 @@ class Rows:
             ("features", self.features, "f", 2),
             ("predictions", self.predictions, "i", 1),
             ("subjects", self.subjects, "u", 2),
+            ("purposes", self.purposes, "u", 1),
         ):
             fits = array.dtype.kind in kinds and len(array) == rows
             if not fits or (array.ndim != dimensions if dimensions else array.ndim < 2):
@@ -79,6 +82,8 @@ class Rows:
             raise TaskError(f"features must be float32, not {self.features.dtype}")
         if self.subjects.dtype != np.uint8 or self.subjects.shape[1] != PSEUDONYM_BYTES:
             raise TaskError(f"subjects must be uint8 [{rows}, {PSEUDONYM_BYTES}]")
+        if self.purposes.dtype != np.uint8:
+            raise TaskError(f"purposes must be uint8, not {self.purposes.dtype}")
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -96,6 +101,7 @@ class Rows:
             self.features[chosen],
             self.predictions[chosen],
             self.subjects[chosen],
+            self.purposes[chosen],
         )
 
 
@@ -111,6 +117,7 @@ def encode_part(rows: Rows) -> bytes:
         pa.binary(PSEUDONYM_BYTES), len(rows), [None, pa.py_buffer(rows.subjects.tobytes())]
     )
     columns.append(_plain("subject", subjects))
+    columns.append(_plain("purposes", pa.array(rows.purposes)))
     fields, arrays = zip(*columns, strict=True)
     sink = pa.BufferOutputStream()
     pq.write_table(
@@ -126,7 +133,7 @@ def encode_part(rows: Rows) -> bytes:
 
 def most_bytes(rows: Rows, count: int) -> int:
     """What a part of `count` rows like these takes at most, whatever they hold."""
-    arrays = (rows.slots, rows.inputs, rows.features, rows.subjects)
+    arrays = (rows.slots, rows.inputs, rows.features, rows.subjects, rows.purposes)
     each = PREDICTION_BYTES + sum(a.itemsize * math.prod(a.shape[1:]) for a in arrays)
     # What does not compress grows by a sixth at most.
     return FRAME_BYTES + count * each * 7 // 6
@@ -142,18 +149,20 @@ def decode_part(path: Path, rows: int, dtype: str) -> Rows:
         DamagedPartError: it is missing or damaged.
         StateError: the disk refused.
     """
-    table = read_part(path, rows, "slot", "input", "feature", "prediction", "subject")
-    names = set(table.schema.names)
+    names = ("slot", "input", "feature", "prediction", "subject", "purposes")
+    table = read_part(path, rows, *names)
+    present = set(table.schema.names)
     return Rows(
         slots=column(table, "slot"),
         inputs=(
-            vectors(table, "input") if "input" in names else np.empty((rows, 0), np.dtype(dtype))
+            vectors(table, "input") if "input" in present else np.empty((rows, 0), np.dtype(dtype))
         ),
         features=(
-            vectors(table, "feature") if "feature" in names else np.empty((rows, 0), np.float32)
+            vectors(table, "feature") if "feature" in present else np.empty((rows, 0), np.float32)
         ),
         predictions=column(table, "prediction"),
         subjects=subjects(table),
+        purposes=purposes(table),
     )
 
 
@@ -244,6 +253,14 @@ def subjects(table: pa.Table) -> Bytes:
         return np.zeros((table.num_rows, PSEUDONYM_BYTES), dtype=np.uint8)
     joined = b"".join(table["subject"].to_pylist())
     return np.frombuffer(joined, dtype=np.uint8).reshape(-1, PSEUDONYM_BYTES)
+
+
+def purposes(table: pa.Table) -> Bytes:
+    """What the rows may serve, uint8 [n]; nothing where an older version noted none."""
+    if "purposes" not in table.schema.names:
+        return np.zeros(table.num_rows, dtype=np.uint8)
+    values: Bytes = table["purposes"].to_numpy()
+    return values
 
 
 def _plain(name: str, array: pa.Array) -> tuple[pa.Field, pa.Array]:

@@ -18,7 +18,7 @@ from fedge.drift.monitor import FleetAssessment, StoredFacts, assess
 from fedge.errors import RunFailedError
 from fedge.records import Reference, WindowReport, sha256_hex
 from fedge_flows.context import LATEST
-from fedge_flows.monitor import run_fact
+from fedge_flows.monitor import labelled, run_fact
 from fedge_server.database import Database
 from fedge_server.facts import Facts, Run
 from fedge_server.objects import ObjectStore
@@ -85,7 +85,9 @@ class RunFolder:
                 references,
                 self.settings.drift,
                 [run_fact(run) for run in facts.runs()],
-                StoredFacts(interventions=facts.interventions.all()),
+                StoredFacts(
+                    interventions=facts.interventions.all(), labels=labelled(facts.labels())
+                ),
             )
 
     @cached_property

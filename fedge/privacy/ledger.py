@@ -40,10 +40,12 @@ from fedge.privacy.tables import LedgerTables
 from fedge.records import BlockSpending, DiscreteGaussianEvent, PrivacyPolicy
 from fedge.statefile import StateFile
 
-__all__ = ["FEATURES", "Ledger", "Reservation"]
+__all__ = ["FEATURES", "LABELS", "Ledger", "Reservation"]
 
 FEATURES = "features"
 """The purpose of a window's feature report."""
+LABELS = "labels"
+"""The purpose of a window's label report."""
 
 
 class Ledger:

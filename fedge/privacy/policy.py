@@ -6,7 +6,9 @@ blocks, is the ledger's business.
 
 from __future__ import annotations
 
+import math
 import tomllib
+from decimal import Decimal
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from pydantic import ValidationError
 from fedge.durable import write_file
 from fedge.errors import SettingError
 from fedge.privacy.rdp import NANO, cap_nano, choose_alpha, telemetry_nano
-from fedge.records import BlockLength, PrivacyPolicy
+from fedge.records import BlockLength, DiscreteGaussianEvent, PrivacyPolicy
 from fedge.records.base import first_fault
 
 TELEMETRY_RHO = 0.0281
@@ -31,6 +33,7 @@ def new_policy(
     block: BlockLength,
     telemetry_rho: float | None = None,
     window_rho: float | None = None,
+    label_rho: float | None = None,
 ) -> PrivacyPolicy:
     """Compute the order alpha* for a bound, and the policy around it.
 
@@ -40,10 +43,12 @@ def new_policy(
         telemetry_rho: zCDP that a block reserves for the releases about any one window;
             0.0281, or a quarter of the budget where that is less, unless given.
         window_rho: zCDP of one window's feature report; all of `telemetry_rho` unless given.
+        label_rho: zCDP of one window's label report, taken from its feature report; give it or
+            `window_rho`.
 
     Raises:
-        SettingError: a value is out of range or not finite, or the bound is so small that it
-            leaves nothing, or monitoring alone would use it up.
+        SettingError: both were given, a value is out of range or not finite, or the bound is so
+            small that it leaves nothing, or monitoring alone would use it up.
     """
     alpha = choose_alpha(epsilon, delta)
     values: dict[str, object] = {
@@ -58,9 +63,26 @@ def new_policy(
         telemetry_rho = _default_telemetry_rho(_validated(values, "policy"))
     values["telemetry_rho"] = telemetry_rho
     values["window_rho"] = telemetry_rho if window_rho is None else window_rho
+    if label_rho is not None:
+        values["window_rho"] = _without(label_rho, telemetry_rho, window_rho)
     policy = _validated(values, "policy")
     check_policy(policy)
     return policy
+
+
+def label_event(policy: PrivacyPolicy) -> DiscreteGaussianEvent | None:
+    """The release of one window's right and wrong labelled answers; None where nothing is left.
+
+    It may spend what the feature report leaves of monitoring's share. A record is in one of two
+    cells or in none, so that without it one of them changes by one. The variance is the smallest
+    integer whose charge fits.
+    """
+    spent = math.ceil(NANO * policy.alpha * Fraction(policy.window_rho))
+    left = telemetry_nano(policy) - spent
+    if left <= 0:
+        return None
+    sigma2 = -(-NANO * policy.alpha // (2 * left))
+    return DiscreteGaussianEvent(sensitivity2=1, sigma2=sigma2, count=1, dimension=2)
 
 
 def check_policy(policy: PrivacyPolicy) -> None:
@@ -115,6 +137,18 @@ def read_policy(path: Path) -> PrivacyPolicy:
     policy = _validated(values, str(path))
     check_policy(policy)
     return policy
+
+
+def _without(label_rho: float, telemetry_rho: float, window_rho: float | None) -> float:
+    """What a label report leaves for the feature report, as a number that people can read."""
+    if window_rho is not None:
+        raise SettingError("policy: give label_rho or window_rho, one follows from the other")
+    if not 0 <= label_rho < telemetry_rho:
+        raise SettingError(
+            f"policy: label_rho is {label_rho}, it must be at least 0 and below telemetry_rho, "
+            f"{telemetry_rho}"
+        )
+    return float(Decimal(repr(telemetry_rho)) - Decimal(repr(label_rho)))
 
 
 def _default_telemetry_rho(policy: PrivacyPolicy) -> float:

@@ -44,6 +44,7 @@ from fedge.records.releases import (
 from fedge.records.reports import (
     FeatureCounts,
     GatewayStatus,
+    LabelReport,
     WindowReport,
 )
 from fedge.records.runs import (
@@ -91,6 +92,7 @@ __all__ = [
     "Fingerprint",
     "GapRecord",
     "GatewayStatus",
+    "LabelReport",
     "ModelInput",
     "Name",
     "NoisyCount",

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from fedge.errors import RecordError
 from fedge.records.base import Count, Record
 
-LostKind = Literal["audit", "gap", "report", "status"]
+LostKind = Literal["audit", "gap", "labels", "report", "status"]
 """Kinds of envelope that wait in a spool to be pushed, and may be given up there."""
 
 

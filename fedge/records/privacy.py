@@ -44,7 +44,8 @@ class PrivacyPolicy(Record):
         epsilon, delta: the bound on everything ever released about one block.
         alpha: the one RDP order at which the filter runs, fixed before any data is seen.
         telemetry_rho: zCDP share that each block reserves for the releases about any one of
-            its windows when it opens, so that training can never silence monitoring.
+            its windows when it opens, so that training can never silence monitoring. What the
+            feature report leaves of it pays for the window's label report.
         window_rho: zCDP charge of one window's feature report; at most `telemetry_rho`.
         block: length of a block.
     """

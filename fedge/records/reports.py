@@ -52,6 +52,27 @@ class WindowReport(Record):
     features: tuple[FeatureCounts, ...] = Field(min_length=1, max_length=4096)
 
 
+class LabelReport(Record):
+    """How a window's labelled records were answered: public facts and two noised counts.
+
+    Attributes:
+        window, block, release: those of the window's `WindowReport`.
+        watermark_windows: further windows that had closed when labels were counted; later ones
+            count nowhere.
+        right, wrong: labels that agree and disagree with the prediction that was served.
+        sigma2: variance of the noise in each of the two.
+    """
+
+    task: Name
+    window: Count
+    block: Count
+    release: int = Field(ge=1)
+    watermark_windows: int = Field(gt=0, lt=2**31)
+    right: NoisyCount
+    wrong: NoisyCount
+    sigma2: int = Field(gt=0)
+
+
 class GatewayStatus(Record):
     """Public facts a gateway reports about itself. Nothing here depends on a record's content.
 

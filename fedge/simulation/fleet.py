@@ -75,6 +75,8 @@ class FleetOptions:
         window_s: virtual seconds that a full window takes.
         label_every: every n-th slot gets its label back, a public rule.
         epsilon, delta: bound per block; `block_windows` full windows make a block.
+        label_rho: zCDP for the labelled errors of each window, which are reported when
+            `label_watermark_windows` further ones have closed; 0: none are.
     """
 
     gateways: int = 5
@@ -85,6 +87,8 @@ class FleetOptions:
     epsilon: float = 3.0
     delta: float = 1e-5
     block_windows: int = 1000
+    label_rho: float = 0.0
+    label_watermark_windows: int = 1
     drift: DriftSettings = field(
         default_factory=lambda: DriftSettings(baseline_windows=12, gather_windows=9, max_fleet=5)
     )
@@ -112,6 +116,7 @@ class SimulatedFleet:
             epsilon=options.epsilon,
             delta=options.delta,
             block=BlockLength(kind="windows", value=options.block_windows),
+            label_rho=options.label_rho,
         )
         self._database = Database(f"sqlite:///{folder / 'fedge.sqlite'}")
         self.facts = Facts(self._database, self.clock)
@@ -128,6 +133,7 @@ class SimulatedFleet:
             code=code,
             policy=self.policy,
             window_slots=options.window_slots,
+            label_watermark_windows=options.label_watermark_windows,
             shelf=self._shelf,
             post=lambda envelope: _status_of(ingest, envelope),
             clock=self.clock,

@@ -131,6 +131,7 @@ class GatewayOptions:
     code: TaskCode
     policy: PrivacyPolicy
     window_slots: int
+    label_watermark_windows: int
     shelf: Shelf
     post: Callable[[bytes], int]
     clock: Callable[[], float]
@@ -158,6 +159,7 @@ class SimulatedGateway:
             task_version=schema.version,
             family=schema.name,
             window_slots=options.window_slots,
+            label_watermark_windows=options.label_watermark_windows,
             trial_s=0.0,
             simulated=True,
         )

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from fedge.config import DriftSettings
 from fedge.drift.episodes import RunFact
 from fedge.drift.interventions import Intervention
+from fedge.drift.labelled import LabelledWindow
 from fedge.drift.monitor import FleetAssessment, StoredFacts
 from fedge.errors import RecordError, SettingError
 from fedge.records import (
+    LabelReport,
     Participant,
     Reference,
     RunSpec,
@@ -94,7 +96,7 @@ def monitor(
             because it can be derived again.
     """
     runs = [run_fact(run) for run in facts.runs()]
-    stored = StoredFacts(interventions=actions.log.all())
+    stored = StoredFacts(interventions=actions.log.all(), labels=labelled(facts.labels()))
     assessment = judge(facts.reports(), references, settings, runs, stored)
     spec = _run_spec(assessment, facts, plan, release_sha256, task)
     created = spec.run_id if spec is not None and facts.create_run(spec) else None
@@ -126,6 +128,18 @@ def _decisions(assessment: FleetAssessment) -> object:
         for v in assessment.verdicts
     ]
     return episodes, verdicts, assessment.cohort
+
+
+def labelled(
+    reports: Mapping[str, Sequence[LabelReport]],
+) -> dict[str, tuple[LabelledWindow, ...]]:
+    """Stored label reports as the drift rules see them, by gateway."""
+    return {
+        gateway: tuple(
+            LabelledWindow(one.window, one.right, one.wrong, float(one.sigma2)) for one in own
+        )
+        for gateway, own in reports.items()
+    }
 
 
 def run_fact(run: RunRow) -> RunFact:

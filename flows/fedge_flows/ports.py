@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from fedge.drift.interventions import Intervention
-from fedge.records import RunSpec, WindowReport
+from fedge.records import LabelReport, RunSpec, WindowReport
 from fedge_flows.alerts import Alert
 
 Clock = Callable[[], float]
@@ -45,10 +45,11 @@ class GatewayFact(Protocol):
 
 
 class Facts(Protocol):
-    """The runs table and the reports that gateways pushed."""
+    """The runs table, and the reports and labelled errors that gateways pushed."""
 
     def gateways(self) -> Sequence[GatewayFact]: ...
     def reports(self) -> Mapping[str, Sequence[WindowReport]]: ...
+    def labels(self) -> Mapping[str, Sequence[LabelReport]]: ...
     def runs(self) -> Sequence[RunRow]: ...
     def create_run(self, spec: RunSpec) -> bool: ...
     def set_run_state(self, run_id: str, state: str, detail: str = "") -> None: ...

@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from fedge.errors import SettingError, StateError
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest migration. Kept here so that a start on a current file needs no alembic."""
 
 BUSY_TIMEOUT_S = 30.0

@@ -13,9 +13,15 @@ from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from fedge.errors import RecordError, StateError
-from fedge.records import Record, RunSpec, WindowReport
+from fedge.records import LabelReport, Record, RunSpec, WindowReport
 from fedge_server.database import Database
-from fedge_server.fleet import Fleet, Gateway, read_stored_audit, read_stored_report
+from fedge_server.fleet import (
+    Fleet,
+    Gateway,
+    read_stored_audit,
+    read_stored_labels,
+    read_stored_report,
+)
 from fedge_server.interventions import InterventionLog
 from fedge_server.tables import envelopes, run_states, runs
 
@@ -83,6 +89,23 @@ class Facts:
             for who, data in connection.execute(query):
                 found.setdefault(who, []).append(read_stored_report(data))
         return {who: tuple(reports) for who, reports in found.items()}
+
+    def labels(self) -> dict[str, tuple[LabelReport, ...]]:
+        """Stored label reports of each gateway that sent any, in window order.
+
+        Raises:
+            StateError: a stored one is damaged.
+        """
+        query = (
+            select(envelopes.c.gateway, envelopes.c.envelope)
+            .where(envelopes.c.kind == "labels")
+            .order_by(envelopes.c.gateway, envelopes.c.labels_window)
+        )
+        found: dict[str, list[LabelReport]] = {}
+        with self._database.reading() as connection:
+            for who, data in connection.execute(query):
+                found.setdefault(who, []).append(read_stored_labels(data))
+        return {who: tuple(own) for who, own in found.items()}
 
     def ledger_entries(self, gateway: str) -> tuple[bytes, ...]:
         """The stored ledger entries of a gateway by number, each once, the very bytes.

@@ -23,6 +23,7 @@ from fedge.records import (
     Fingerprint,
     GapRecord,
     GatewayStatus,
+    LabelReport,
     Name,
     PublicKeyHex,
     Record,
@@ -195,6 +196,18 @@ def read_stored_report(data: bytes) -> WindowReport:
         return decode_report(Envelope.from_bytes(data).payload)
     except RecordError as error:
         raise StateError(f"a stored report cannot be read: {error}") from error
+
+
+def read_stored_labels(data: bytes) -> LabelReport:
+    """The label report inside a stored envelope.
+
+    Raises:
+        StateError: it was readable when it was taken and is not now.
+    """
+    try:
+        return LabelReport.from_bytes(Envelope.from_bytes(data).payload)
+    except RecordError as error:
+        raise StateError(f"stored labels cannot be read: {error}") from error
 
 
 def read_stored_audit(data: bytes) -> AuditBatch:

@@ -31,6 +31,7 @@ from fedge.records import (
     AuditBatch,
     GapRecord,
     GatewayStatus,
+    LabelReport,
     Receipt,
 )
 from fedge_server.database import Database
@@ -47,11 +48,13 @@ class Subject:
 
     Attributes:
         window: that it reports.
+        labels_window: whose labelled errors it reports.
         entries: of the gateway's ledger, read and checked against one another.
         given_up: how many envelopes it says will never come.
     """
 
     window: int | None = None
+    labels_window: int | None = None
     entries: tuple[AnyEntry, ...] = ()
     given_up: int | None = None
 
@@ -62,6 +65,10 @@ Reader = Callable[[bytes, bool], Subject]
 
 def _read_report(payload: bytes, _simulated: bool) -> Subject:
     return Subject(window=decode_report(payload).window)
+
+
+def _read_labels(payload: bytes, _simulated: bool) -> Subject:
+    return Subject(labels_window=LabelReport.from_bytes(payload).window)
 
 
 def _read_status(payload: bytes, _simulated: bool) -> Subject:
@@ -98,6 +105,7 @@ def _read_audit(payload: bytes, simulated: bool) -> Subject:
 
 READERS: Mapping[EnvelopeKind, Reader] = {
     "report": _read_report,
+    "labels": _read_labels,
     "status": _read_status,
     "audit": _read_audit,
     "gap": _read_gap,
@@ -196,6 +204,7 @@ class Ingest:
             "audit_first": subject.entries[0].seq if subject.entries else None,
             "audit_last": subject.entries[-1].seq if subject.entries else None,
             "given_up": subject.given_up,
+            "labels_window": subject.labels_window,
             "received_at": self._clock(),
             # Written anew: of all byte strings that hold this envelope, the canonical one.
             "envelope": envelope.to_bytes(),
@@ -212,10 +221,15 @@ def _stored(connection: Connection, envelope: Envelope, subject: Subject) -> boo
         if tuple(found) == (header.kind, header.payload_sha256):
             return True
         raise SequenceConflictError(header.gateway, header.seq)
-    if subject.window is not None:
-        same_window = select(columns.seq).where(own, columns.report_window == subject.window)
+    for column, window in (
+        (columns.report_window, subject.window),
+        (columns.labels_window, subject.labels_window),
+    ):
+        if window is None:
+            continue
+        same_window = select(columns.seq).where(own, column == window)
         if connection.execute(same_window).first() is not None:
-            raise WindowConflictError(header.gateway, subject.window)
+            raise WindowConflictError(header.gateway, window)
     if subject.entries:
         _check_ledger(connection, header.gateway, subject.entries)
     return False

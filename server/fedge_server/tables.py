@@ -54,18 +54,22 @@ envelopes = Table(
     Column("kind", String(16), nullable=False),
     Column("payload_sha256", String(64), nullable=False),
     # What the payload is about, for the kinds that have it: the window of a report, the first
-    # and last ledger entry of an audit, how many envelopes a gap record counts as given up.
+    # and last ledger entry of an audit, how many envelopes a gap record counts as given up, the
+    # window of a label report.
     Column("report_window", BigInteger, nullable=True),
     Column("received_at", Double, nullable=False),
     Column("envelope", LargeBinary, nullable=False),
     Column("audit_first", BigInteger, nullable=True),
     Column("audit_last", BigInteger, nullable=True),
     Column("given_up", BigInteger, nullable=True),
+    Column("labels_window", BigInteger, nullable=True),
     UniqueConstraint("gateway", "seq"),
     # Null for other kinds, and nulls are distinct: only reports are held to it.
     UniqueConstraint("gateway", "report_window"),
     Index(None, "gateway", "kind", "seq"),
     Index(None, "gateway", "audit_last"),
+    # As above, for label reports; an index, because SQLite adds no constraint to a table.
+    Index(None, "gateway", "labels_window", unique=True),
 )
 
 runs = Table(

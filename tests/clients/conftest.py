@@ -29,13 +29,16 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         spool_bytes: int = 2**20,
         window_s: float = 0.0,
         ring_slots: int = 4096,
+        label_rho: float = 0.0,
         **ports: Any,
     ) -> Gateway:
         state_dir = tmp_path / f"gateway{len(made)}"
         state_dir.mkdir()
         block = BlockLength(kind="windows", value=block_windows)
         write_policy(
-            new_policy(epsilon=3.0, delta=1e-5, block=block, telemetry_rho=0.0281),
+            new_policy(
+                epsilon=3.0, delta=1e-5, block=block, telemetry_rho=0.0281, label_rho=label_rho
+            ),
             state_dir / "policy.toml",
         )
         manifest = write_release(state_dir / "slots" / "A")
@@ -48,6 +51,7 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
             spool_bytes=spool_bytes,
             window_s=window_s,
             ring_slots=ring_slots,
+            label_watermark_windows=2,
             simulated=True,
         )
         gateway = Gateway(

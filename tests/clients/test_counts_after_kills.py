@@ -20,13 +20,15 @@ from fedge.identity import Envelope
 from fedge.profiles.counts import count_window, join
 from fedge.profiles.streams import stream_values
 from fedge.profiles.wire import decode_report
-from fedge.records import WindowReport
+from fedge.records import LabelReport, WindowReport
 from fedge.serving.marks import Marks
 from fedge.serving.ring_file import RowLayout
 from fedge.serving.ring_opening import open_writer
 from fedge.serving.scores import Scores
 
 ROWS, KILLS = 1200, 12
+WATERMARK = 2
+"""Windows, as the fixture sets it."""
 
 
 def content(slot: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,7 +44,11 @@ def serve(gateway: Gateway) -> None:
     while writer.next_slot < ROWS:
         rows = [content(writer.next_slot + n) for n in range(1 + writer.next_slot % 3)]
         inputs, logits, features = (np.concatenate(column) for column in zip(*rows, strict=True))
-        writer.append(lambda slot, now: slot // 200, 1, 1000.0, marks, inputs, logits, features)
+        first = writer.append(
+            lambda slot, now: slot // 200, 1, 1000.0, marks, inputs, logits, features
+        )
+        # A kill in between loses these labels; nothing makes them more.
+        writer.append_labels(np.array([first]), np.array([0], dtype=np.int32))
         time.sleep(0.0005)
 
 
@@ -78,7 +84,7 @@ def killed(child: int) -> None:
 @pytest.mark.parametrize("window_s", [0.0, 0.05])
 def test_every_row_is_counted_once(make_gateway: Callable[..., Gateway], window_s: float) -> None:
     """Each window's exact counts are those of its slots' rows; every row is kept once."""
-    gateway = make_gateway(noise=ExactNoise(), window_s=window_s, block_windows=10)
+    gateway = make_gateway(noise=ExactNoise(), window_s=window_s, block_windows=10, label_rho=0.005)
     gateway.close()
     moments = random.Random(7)
     worker, agent = started(serve, gateway), started(watch, gateway)
@@ -106,6 +112,14 @@ def test_every_row_is_counted_once(make_gateway: Callable[..., Gateway], window_
     for report in found:
         assert exact(report) == recounted(gateway, report).tolist()
     covered = found[-1].first_slot + found[-1].slots
+    told = pairs(gateway)
+    assert [pair.window for pair in told] == list(range(last.watcher.windows - WATERMARK))
+    for pair in told:
+        right, wrong = labelled(gateway, pair.window)
+        assert pair.right <= right and pair.wrong <= wrong
+        # By time windows also close while a worker is kept from telling its label.
+        assert window_s or (pair.right, pair.wrong) == (right, wrong)
+    assert sum(pair.right + pair.wrong for pair in told) > ROWS / 4
     assert kept(gateway) == list(range(covered))
     last.ledger.check_chain()
 
@@ -114,6 +128,20 @@ def reports(gateway: Gateway) -> list[WindowReport]:
     envelopes = [Envelope.from_bytes(data) for data in gateway.centre.taken]
     found = [decode_report(e.payload) for e in envelopes if e.header.kind == "report"]
     return sorted(found, key=lambda report: report.window)
+
+
+def pairs(gateway: Gateway) -> list[LabelReport]:
+    envelopes = [Envelope.from_bytes(data) for data in gateway.centre.taken]
+    found = [LabelReport.from_bytes(e.payload) for e in envelopes if e.header.kind == "labels"]
+    return sorted(found, key=lambda pair: pair.window)
+
+
+def labelled(gateway: Gateway, window: int) -> tuple[int, int]:
+    """Right and wrong answers among the labelled rows of a window, of rows as they were served."""
+    assert gateway.agent is not None
+    kept = gateway.agent.store.labelled(window, window, ROWS)
+    right = sum(int(content(slot)[1].argmax()) == 0 for slot in kept.slots.tolist())
+    return right, len(kept) - right
 
 
 def exact(report: WindowReport) -> list[int]:

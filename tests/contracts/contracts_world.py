@@ -37,6 +37,7 @@ from fedge.identity import Envelope
 from fedge.learning.planning import plan_training
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import OsNoise
+from fedge.privacy.policy import new_policy, read_policy, write_policy
 from fedge.records import (
     Participant,
     ReleaseManifest,
@@ -243,7 +244,16 @@ def make_world(folder: Path) -> World:
     centre = ToyCentre(folder / "centre", port)
     centre.release(1)
     with recording(centre.settings.data_dir, port) as kept:
-        gateway = ToyGateway(folder / "gw", centre, f"http://127.0.0.1:{port}")
+        # A policy that leaves something for labels, so that every kind of report leaves.
+        write_policy(
+            new_policy(
+                epsilon=3.0, delta=1e-5, block=read_policy(centre.policy).block, label_rho=0.005
+            ),
+            centre.policy,
+        )
+        gateway = ToyGateway(
+            folder / "gw", centre, f"http://127.0.0.1:{port}", label_watermark_windows=2
+        )
         world = World(gateway.settings.state_dir)
         try:
             gateway.start()

@@ -32,7 +32,7 @@ from fedge.privacy.entries import Settled, read_entry
 from fedge.profiles.counts import count_window, feature_counts, join
 from fedge.profiles.streams import stream_values
 from fedge.profiles.wire import decode_report
-from fedge.records import AuditBatch, GatewayStatus, Reference, sha256_hex
+from fedge.records import AuditBatch, GatewayStatus, LabelReport, Reference, sha256_hex
 
 # --- the search itself -------------------------------------------------------------------
 
@@ -99,13 +99,13 @@ def test_no_canary_left(world: World) -> None:
 
 
 def test_every_kind_of_envelope_was_looked_at(world: World) -> None:
-    """The play made these five kinds, so the search above covered each.
+    """The play made these six kinds, so the search above covered each.
 
-    The sixth, a gap record, holds numbers, counts and times of the spool's own.
+    The seventh, a gap record, holds numbers, counts and times of the spool's own.
     """
     kinds = [envelope.header.kind for envelope in world.envelopes()]
-    assert set(kinds) == {"report", "status", "audit", "update", "counts"}
-    assert kinds.count("report") >= 9 and kinds.count("update") == 3
+    assert set(kinds) == {"report", "labels", "status", "audit", "update", "counts"}
+    assert kinds.count("report") >= 9 and kinds.count("labels") >= 7 and kinds.count("update") == 3
 
 
 def test_what_depends_on_content_is_settled_in_the_ledger(world: World) -> None:
@@ -137,6 +137,19 @@ def test_no_report_holds_exact_counts(world: World) -> None:
         shown = feature_counts(reference, exact, event)
         for name in ("mean", "max"):
             assert _counts(report.features, name) != _counts(shown, name)
+
+
+def test_no_pair_of_labelled_errors_is_exact(world: World) -> None:
+    """Each says its noise; all of them together are not what the labels of the records say."""
+    envelopes = [e for e in world.envelopes() if e.header.kind == "labels"]
+    pairs = [LabelReport.from_bytes(envelope.payload) for envelope in envelopes]
+    assert all(pair.sigma2 >= 100 for pair in pairs)
+    exact = []
+    for pair in pairs:
+        (part,) = (world.state_dir / "blocks").glob(f"{pair.block}/{pair.window:012d}-*")
+        green = int((_column(part, "prediction").ravel() == TASK.classes.index("green")).sum())
+        exact.append((green, len(_column(part, "slot")) - green))
+    assert [(pair.right, pair.wrong) for pair in pairs] != exact
 
 
 def test_a_refused_round_says_one_public_word(world: World) -> None:

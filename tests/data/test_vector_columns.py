@@ -19,12 +19,15 @@ def test_vectors_come_back_in_their_own_type(tmp_path: Path, dtype: str, rows: i
     inputs = np.arange(rows * 6).reshape(rows, 2, 3).astype(dtype)
     features = np.linspace(-1, 1, rows * 4, dtype=np.float32).reshape(rows, 4)
     nobody = np.zeros((rows, 16), np.uint8)
+    noted = np.arange(rows, dtype=np.uint8)
     slots = np.arange(rows)
-    (tmp_path / "part").write_bytes(encode_part(Rows(slots, inputs, features, slots, nobody)))
+    given = Rows(slots, inputs, features, slots, nobody, noted)
+    (tmp_path / "part").write_bytes(encode_part(given))
     found = decode_part(tmp_path / "part", rows, dtype)
     assert found.inputs.dtype == np.dtype(dtype) and found.features.dtype == np.float32
     assert np.array_equal(found.inputs, inputs.reshape(rows, 6))
     assert np.array_equal(found.features, features)
+    assert np.array_equal(found.purposes, noted)
 
 
 def test_lists_of_an_earlier_version_are_read(tmp_path: Path) -> None:

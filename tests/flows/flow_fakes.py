@@ -16,7 +16,7 @@ from pathlib import Path
 
 from fedge.drift.interventions import Intervention
 from fedge.errors import OutboundError
-from fedge.records import Participant, RunSpec, TrainingPlan, WindowReport
+from fedge.records import LabelReport, Participant, RunSpec, TrainingPlan, WindowReport
 from fedge_flows.alerts import Alert
 from fedge_flows.progress import CREATED, TRAINED, TRAINING, Announcer, Claims
 from fedge_flows.steps import Desk, advance
@@ -74,6 +74,9 @@ class FileFacts:
         return self._gateways
 
     def reports(self) -> Mapping[str, Sequence[WindowReport]]:
+        return {}
+
+    def labels(self) -> Mapping[str, Sequence[LabelReport]]:
         return {}
 
     def runs(self) -> list[FakeRun]:

@@ -37,6 +37,7 @@ from fedge_client.agent.egress import EgressGate
 from fedge_client.agent.erasure import Eraser, admin_commands
 from fedge_client.agent.escalation_desk import EscalationDesk
 from fedge_client.agent.housekeeping import Housekeeper
+from fedge_client.agent.label_report import LabelReporter
 from fedge_client.agent.post import Post
 from fedge_client.agent.releases import InstalledReleases
 from fedge_client.agent.sender import Sender
@@ -139,6 +140,15 @@ class Agent:
             store=self.store,
             gate=self.gate,
             reporter=reporter,
+            label_reporter=LabelReporter(
+                state=self.state,
+                store=self.store,
+                ledger=self.ledger,
+                noise=ports.noise,
+                gate=self.gate,
+                allowed=reporter.allowed,
+                watermark_windows=settings.label_watermark_windows,
+            ),
             clock=self.clock,
             window_slots=settings.window_slots,
             window_s=settings.window_s,

@@ -37,12 +37,14 @@ class LabelTray:
 
     def clear(self) -> None:
         """Forget what waits: it is read again."""
-        self._waiting: Integers = np.empty((0, 3), dtype=np.int64)  # slot, label, block
+        # slot, label, block, position
+        self._waiting: Integers = np.empty((0, 4), dtype=np.int64)
 
-    def add(self, records: Records) -> None:
-        """Take in the ring's label records."""
+    def add(self, records: Records, positions: Integers) -> None:
+        """Take in the ring's label records, and where in the ring they lie."""
         if len(records):
             columns = [records[name].astype(np.int64) for name in ("slot", "label", "block")]
+            columns.append(positions)
             self._waiting = np.concatenate([self._waiting, np.stack(columns, axis=1)])
 
     def forget(self, slots: Collection[int]) -> None:
@@ -55,15 +57,20 @@ class LabelTray:
         """Whether `file` would do something."""
         return bool((self._waiting[:, 0] < before).any())
 
-    def file(self, *, before: int) -> None:
+    def file(self, *, before: int, until: int | None = None) -> None:
         """Join labels to the rows of closed windows, whose slots end at `before`.
 
         Joins the caller's transaction; filing one again changes nothing.
+
+        Args:
+            until: labels at this position of the ring and after it wait on; None: none does.
 
         Raises:
             StateError: the disk refused.
         """
         ready = self._waiting[:, 0] < before
+        if until is not None:
+            ready &= self._waiting[:, 3] < until
         if not ready.any():
             return
         labels, self._waiting = self._waiting[ready], self._waiting[~ready]

@@ -30,6 +30,7 @@ PRIORITIES: dict[EnvelopeKind, int] = {
     "audit": 0,
     "gap": 0,
     "report": 1,
+    "labels": 1,
     "update": 1,
     "counts": 1,
     "status": 2,

@@ -33,6 +33,7 @@ from fedge.serving.ring_reader import RingReader, open_reader
 from fedge.serving.slot_floor import SlotFloor, raise_floor
 from fedge.statefile import StateFile
 from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.label_report import Due, LabelReporter
 from fedge_client.agent.labels import LabelTray
 from fedge_client.agent.releases import InstalledReleases
 from fedge_client.agent.watch_state import Progress, WatchState
@@ -100,6 +101,7 @@ class Watcher:
         store: BlockStore,
         gate: EgressGate,
         reporter: WindowReporter,
+        label_reporter: LabelReporter,
         clock: WindowClock,
         window_slots: int,
         window_s: float = 0.0,
@@ -108,6 +110,7 @@ class Watcher:
     ) -> None:
         self._ring, self._state, self._installed = ring, state, installed
         self._gate, self._reporter, self._clock = gate, reporter, clock
+        self._label_reporter = label_reporter
         self._window_slots, self._window_s = window_slots, window_s
         self._spare_slots, self._local = spare_slots, local
         self._watch_state = WatchState(state)
@@ -366,8 +369,9 @@ class Watcher:
         fresh = self._credible(rows, self._next_slot)
         held = np.concatenate([self._held, positions[fresh]])
         closed = self._cut(rows, fresh, -math.inf if self._more else began - SETTLE_S)
-        labels = rows[rows["kind"] == LABEL]
-        self._labels.add(labels)
+        told = rows["kind"] == LABEL
+        labels = rows[told]
+        self._labels.add(labels, positions[told])
         if self._local is not None:
             self._local.take_in(rows if len(fresh) == len(rows) else rows[fresh], labels)
         for span, piece in closed:
@@ -481,9 +485,11 @@ class Watcher:
         if report is None:
             withheld += 1
             log.error("window %d leaves no report", span.window)
+        due = self._labels_due(cut)
         with self._state.transaction():
-            # The position moves past labels that were read already: they go with it.
-            self._labels.file(before=span.end)
+            # The position moves past these labels: they go with it.
+            self._labels.file(before=span.end, until=cut.needed)
+            self._label_reporter.release(due)
             if report is not None:
                 payload, reservation = report
                 self._gate.release(
@@ -495,6 +501,8 @@ class Watcher:
                     channel="push",
                     spool_key=f"report/{span.window}",
                 )
+                if installed is not None:
+                    self._label_reporter.plan(span, installed.task.name)
             closed = self._clock.moment(span.closed)
             self._watch_state.window_closed(span, cut.needed, withheld, closed, self._window_s)
         self._progress = replace(
@@ -502,6 +510,14 @@ class Watcher:
         )
         reader.release(cut.needed)
         self._released = cut.needed
+
+    def _labels_due(self, cut: _Cut) -> list[Due]:
+        """Labelled errors that leave with this window, of what labels lie before its end."""
+        if not self._label_reporter.waits(cut.span.window):
+            return []
+        # Labels of this window itself wait until it is final.
+        self._labels.file(before=cut.span.first_slot, until=cut.needed)
+        return self._label_reporter.prepare(cut.span.window)
 
     def _closing(self, span: WindowSpan, rows: Records) -> Closing:
         """When the window opened and closed; never in the wrong order, whatever was set back."""

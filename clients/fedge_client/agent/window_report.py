@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -89,6 +90,7 @@ class WindowReporter:
             span,
             rows[trained],
             predictions[trained],
+            purposes[trained],
             arrived=float(rows["time"].max()) if len(rows) else None,
             present=len(rows) if "training" in installed.task.purposes else 0,
         )
@@ -126,9 +128,18 @@ class WindowReporter:
 
     def purposes(self, rows: Records) -> npt.NDArray[np.uint8]:
         """What each row may be used for now, uint8[n]."""
-        purposes: npt.NDArray[np.uint8] = rows["purposes"].copy()
-        purposes[self._store.erased(rows["slot"])] = 0
-        subjects = rows["subject"]
+        return self.allowed(rows["slot"], rows["subject"], rows["purposes"])
+
+    def allowed(
+        self, slots: npt.NDArray[Any], subjects: npt.NDArray[np.uint8], given: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint8]:
+        """What of the purposes that rows came with is left now, uint8[n].
+
+        Args:
+            slots: int[n]. subjects: uint8[n, 16]. given: uint8[n].
+        """
+        purposes = given.copy()
+        purposes[self._store.erased(slots)] = 0
         about_somebody = np.flatnonzero(subjects.any(axis=1))
         if len(about_somebody):
             distinct, which = np.unique(subjects[about_somebody], axis=0, return_inverse=True)
@@ -141,6 +152,7 @@ class WindowReporter:
         span: WindowSpan,
         rows: Records,
         predictions: npt.NDArray[np.int32],
+        purposes: npt.NDArray[np.uint8],
         *,
         arrived: float | None,
         present: int,
@@ -154,6 +166,7 @@ class WindowReporter:
             features=rows["features"],
             predictions=predictions.astype(np.int64),
             subjects=rows["subject"].reshape(-1, PSEUDONYM_BYTES),
+            purposes=purposes,
             arrived=arrived,
             present=present,
         )
