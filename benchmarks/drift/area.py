@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 
-from benchmarks.drift import causes, contest, fleet, report, reports
+from benchmarks.drift import causes, contest, fleet, real, report, reports
 from benchmarks.figures import Figure
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
@@ -14,6 +14,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "fleet": fleet.false_alarms_and_power,
     "cause": causes.measure,
     "streams": contest.measure,
+    "real": real.measure,
     "report": report.measure,
     "merge": reports.merge,
     "wire": reports.wire,

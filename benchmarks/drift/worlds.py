@@ -266,6 +266,23 @@ def _sensor(fault: Callable[[Floats, np.random.Generator], Floats]) -> Callable[
     return make
 
 
+def _amid_weather(fault: Callable[[Floats, np.random.Generator], Floats]) -> Callable[..., Trouble]:
+    """One feature breaks while three others move as they do from season to season."""
+
+    def make(world: World, rng: np.random.Generator) -> Trouble:
+        broken = _sensor(fault)(world, rng)
+        hit = rng.permutation(FEATURES)[:3]
+        move = np.zeros(FEATURES)
+        move[hit] = rng.uniform(0.4, 0.8, 3) * rng.choice([-1, 1], 3)
+
+        def trouble(site: Site, rng: np.random.Generator, rows: Rows) -> Rows:
+            return broken(site, rng, replace(rows, values=rows.values + move))
+
+        return trouble
+
+    return make
+
+
 def _stuck_at(values: Floats, rng: np.random.Generator) -> float:
     """A value that the feature may well have: the same in every window."""
     return float(np.sign(values.mean()) * (3.25 + rng.normal(0, 0.7)))
@@ -291,5 +308,12 @@ KINDS: tuple[Kind, ...] = (
     Kind("saturated", "sensor", _sensor(_saturated)),
     Kind("offset", "sensor", _sensor(lambda x, rng: x + 3.5 * rng.choice([-1, 1]))),
     Kind("unit change", "sensor", _sensor(lambda x, rng: x * 1.8)),
+    Kind("dead amid weather", "sensor", _amid_weather(lambda x, rng: np.full_like(x, _LOW))),
+    Kind(
+        "stuck amid weather",
+        "sensor",
+        _amid_weather(lambda x, rng: np.full_like(x, _stuck_at(x, rng))),
+    ),
+    Kind("other unit amid weather", "sensor", _amid_weather(lambda x, rng: 1.8 * x + 32)),
 )
 """The suite. `silent` and `dead` are both dead sensors: without a value, and at the lowest."""

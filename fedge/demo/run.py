@@ -229,14 +229,18 @@ def _by_window(correct: list[bool], window: int) -> list[float]:
 
 
 def _heat(folder: RunFolder) -> dict[str, Heat]:
-    """Each gateway's maps, one after the other in the order of its releases."""
-    assessment = folder.assess()
+    """Each gateway's maps, one after the other, in units in which `_threshold` is an alarm."""
+    assessment, threshold = folder.assess(), _threshold(folder)
     found = {}
     for name, fingerprint in folder.gateways.items():
         maps = sorted(
             (m for m in assessment.heat if m.gateway == fingerprint), key=lambda m: m.release
         )
-        rows = [[np.nan if v is None else v for v in row] for m in maps for row in m.z]
+        rows = [
+            [np.nan if v is None else v * threshold / (m.limit or threshold) for v in row]
+            for m in maps
+            for row in m.z
+        ]
         found[name] = Heat(
             windows=[w for m in maps for w in m.windows],
             streams=maps[0].streams if maps else (),
@@ -246,8 +250,8 @@ def _heat(folder: RunFolder) -> dict[str, Heat]:
 
 
 def _threshold(folder: RunFolder) -> float:
-    """The smallest score that opened an episode's finding: what the display calls an alarm."""
-    return min((abs(f.z) for e in folder.assess().episodes for f in e.findings), default=6.0)
+    """The smallest of the maps' limits: what the display calls an alarm."""
+    return min((m.limit for m in folder.assess().heat if m.limit is not None), default=6.0)
 
 
 def _spent(folder: RunFolder) -> dict[str, tuple[float, float, float]]:

@@ -14,7 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fedge.drift.effects import Effect as Effect
+    from fedge.drift.distances import Effect as Effect
     from fedge.drift.effects import Histograms as Histograms
     from fedge.drift.tables.compare import compare as compare
     from fedge.drift.tables.comparison import ColumnVerdict as ColumnVerdict
@@ -32,7 +32,7 @@ _HOMES = {
     "Alarm": "tables.outcome",
     "ColumnVerdict": "tables.comparison",
     "Comparison": "tables.comparison",
-    "Effect": "effects",
+    "Effect": "distances",
     "Histograms": "effects",
     "Reading": "tables.reading",
     "Replay": "tables.outcome",

@@ -22,6 +22,10 @@ __all__ = ["WANDER", "Baseline", "Track", "fit", "join", "wander_correlation"]
 LENGTHS = (1, 2, 3, 4, 6, 12, 24)
 """Numbers of windows for which dependence is learnt where the caller names none."""
 
+_SCALE_SLOPE = 0.125
+"""How much scale changes per change of location, per bin by which a site's mean lies away from the
+middle: of a normal distribution in bins of equal shares, to first order."""
+
 
 @dataclass(frozen=True, slots=True)
 class Track:
@@ -194,6 +198,30 @@ def fit(
         cell_variance=cell_variance if seasonal else None,
         kinds=kinds,
     )
+
+
+def carried(
+    baseline: Baseline, locations: NDArray[np.int64], scales: NDArray[np.int64]
+) -> Baseline:
+    """The baseline with what wander of the locations does to the scales of the same streams.
+
+    A distribution that lies away from the middle comes nearer or moves farther as it shifts. How
+    much of that a scale has follows from where its site lies: its kind's mean would hide it.
+
+    Args:
+        locations, scales: int64[K], statistics of the same K streams.
+    """
+    slope = np.clip(_SCALE_SLOPE * baseline.rate[locations], -1, 1)
+    part = slope**2 * baseline.rate_variance[locations] / baseline.rate_variance[scales]
+
+    def one(known: Dependence) -> Dependence:
+        inflation = known.inflation.copy()
+        least = 1.0 + part * (inflation[locations] - 1.0)
+        inflation[scales] = np.maximum(inflation[scales], least)
+        return replace(known, inflation=inflation)
+
+    dependence = tuple(one(known) for known in baseline.dependence)
+    return replace(baseline, inflation=dependence[-1].inflation, dependence=dependence)
 
 
 def join(track: Track, scores: NDArray[np.float64], noise: NDArray[np.float64]) -> Track:

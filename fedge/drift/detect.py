@@ -8,7 +8,6 @@ is over the threshold *and* a shift of at least the smallest effect.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,20 +17,6 @@ from fedge.config import DriftSettings
 from fedge.drift.baseline import Baseline, Track
 from fedge.drift.dependence import wander_ratio
 from fedge.drift.sums import Sums
-
-JUMP_EFFECTS = 5.0
-"""A baseline that holds a jump of this many smallest effects is no baseline. Slow wander of a
-site stays below it and belongs to the baseline."""
-
-JUMP_BUDGET = 0.05
-"""Part of a test's false-alarm budget that a test for such a jump gets: the search is a safety net
-for strong faults, and must not make a new baseline the likeliest moment of a false alarm."""
-
-_MEDIAN_CHI2 = 0.4549
-"""Median of the square of a standard normal number."""
-
-_OWN_MEDIAN = 48
-"""Differences of windows from which one statistic's own median is worth something."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,16 +34,6 @@ class Scan:
     z: NDArray[np.float64]
     effect: NDArray[np.float64]
     lengths: tuple[int, ...]
-    alarms: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Jump:
-    """A jump: the first window after it as an index into the track, and per-statistic evidence."""
-
-    index: int
-    z: NDArray[np.float64]
-    effect: NDArray[np.float64]
     alarms: NDArray[np.bool_]
 
 
@@ -135,11 +110,12 @@ def scan(
     unit: NDArray[np.float64],
     settings: DriftSettings,
     limit: float | NDArray[np.float64],
+    bounds: NDArray[np.float64],
 ) -> Scan:
     """Test every window of `track` (those after the baseline, in order).
 
     Args:
-        unit: of the score sheet.
+        unit, bounds: of the score sheet.
         limit: from `threshold`, or float64[L, T] from `limits`.
     """
     sums = Sums.of(track, baseline)
@@ -149,9 +125,23 @@ def scan(
     for column, length in enumerate(settings.lengths):
         if length <= windows:
             z[length - 1 :, column], effect[length - 1 :, column] = sums.over(length, unit)
+    effect = np.clip(effect, *_possible(baseline, bounds, unit))
     # NaN compares false: what could not be tested raises no alarm, and `monitor` calls it unknown.
     alarms = (np.abs(z) > limit) & (np.abs(effect) >= settings.min_effect)
     return Scan(z, effect, settings.lengths, alarms)
+
+
+def _possible(
+    baseline: Baseline, bounds: NDArray[np.float64], unit: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Least and largest effect that a change from the baseline can have, float64[T] each.
+
+    Noise knows no bounds: it makes a share that was nearly zero fall by half of all rows.
+    """
+    rates = np.clip(
+        baseline.rate[None, :] if baseline.cell_rate is None else baseline.cell_rate, *bounds
+    )
+    return (bounds[0] - rates.max(axis=0)) / unit, (bounds[1] - rates.min(axis=0)) / unit
 
 
 def onset(track: Track, baseline: Baseline, statistics: NDArray[np.bool_]) -> int:
@@ -163,72 +153,3 @@ def onset(track: Track, baseline: Baseline, statistics: NDArray[np.bool_]) -> in
     z = Sums.of(track, baseline).suffixes()[0][:, statistics]
     evidence = np.where(np.isnan(z).any(axis=1), -np.inf, (z**2).sum(axis=1))
     return int(np.argmax(evidence))
-
-
-def baseline_jump(
-    track: Track,
-    baseline: Baseline,
-    unit: NDArray[np.float64],
-    settings: DriftSettings,
-) -> Jump | None:
-    """The jump inside the baseline windows or at their end; None if there is none.
-
-    Compares the windows before with those after each point. The variance is that between
-    neighbouring windows, of which a jump spoils one pair: a long-run variance of windows around a
-    jump would hold the jump, and hide it. A jump that is clearest at a later point is no matter of
-    the baseline.
-
-    Args:
-        track: the baseline windows, and any that came right after them.
-    """
-    level, scores = _without_season(track, baseline)
-    nominal = track.noise + track.rows[:, None] * baseline.row_variance
-    variance = nominal * _between_neighbours(level, nominal, baseline)
-    rows, scores, variance = (
-        np.cumsum(part, axis=0) for part in (track.rows[:, None], scores, variance)
-    )
-    before, after = np.s_[:-1], np.s_[-1:]
-    rows_after = np.maximum(rows[after] - rows[before], 1.0)
-    change = (scores[after] - scores[before]) / rows_after - scores[before] / rows[before]
-    spread = (variance[after] - variance[before]) / rows_after**2
-    z = change / np.sqrt(spread + variance[before] / rows[before] ** 2)
-    effect = change / unit
-    limit = threshold(settings, len(unit), math.inf, part=JUMP_BUDGET)
-    alarms = (np.abs(z) > limit) & (np.abs(effect) >= JUMP_EFFECTS * settings.min_effect)
-    if not alarms.any():
-        return None
-    point = int((z[:, alarms.any(axis=0)] ** 2).sum(axis=1).argmax())
-    if point + 1 > baseline.windows or not alarms[point].any():
-        return None
-    return Jump(point + 1, z[point], effect[point], alarms[point])
-
-
-def _without_season(
-    track: Track, baseline: Baseline
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Deviations from the rates of the windows' cells, and scores as if all cells had one rate."""
-    place, rates = baseline.expected(track)
-    own = np.where((place >= 0)[:, None], rates[place], baseline.rate)
-    level = track.scores - track.rows[:, None] * own
-    return level, level + track.rows[:, None] * baseline.rate
-
-
-def _between_neighbours(
-    level: NDArray[np.float64], nominal: NDArray[np.float64], baseline: Baseline
-) -> NDArray[np.float64]:
-    """How much more neighbouring windows differ than noise and counting explain, float64[T], >= 1.
-
-    From the median of squared differences, over all statistics of a kind and, once there are
-    enough windows, of the statistic itself.
-    """
-    spread = nominal[1:] + nominal[:-1]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        squared = np.where(spread > 0, np.diff(level, axis=0) ** 2 / spread, 0.0)
-    kinds = np.zeros(len(baseline.rate)) if baseline.kinds is None else baseline.kinds
-    inflation = np.ones(squared.shape[1])
-    for kind in np.unique(kinds):
-        members = kinds == kind
-        inflation[members] = np.median(squared[:, members]) / _MEDIAN_CHI2
-    if len(squared) >= _OWN_MEDIAN:
-        inflation = np.maximum(inflation, np.median(squared, axis=0) / _MEDIAN_CHI2)
-    return np.maximum(1.0, inflation)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.drift.movement import OUTPUTS, Movement, StreamMove
-from fedge.drift.sensor_faults import SILENT, histogram_fault
+from fedge.drift.sensor_faults import FULL_BIN, SILENT, Fault, histogram_fault
 from fedge.drift.words import SensorFault
 from fedge.records import NumericStream, Reference
 
@@ -31,6 +31,13 @@ LEAST_FEATURES = 3
 MINOR = 0.25
 """A feature that moves less than this part of the strongest does not count as moving, too."""
 
+WEATHER = 1.0
+"""A movement of another feature, in its own standard deviations, beside which one that is piled up
+into one bin may have seen the same."""
+
+LEAST_PILED = 0.8
+"""Share of rows in one bin below which nothing is piled up, however large the noise."""
+
 _LEFT = 0.1
 """Part of the squared change of the distribution function that may be left unexplained."""
 
@@ -44,7 +51,8 @@ def sensor_faults(
     """Features with a broken sensor and which fault; none where the drift is no sensor's.
 
     What moves together is the world, or what stands before all sensors: at most one feature in
-    ten, and at least one, may be broken at once, and no other may have moved with it.
+    ten, and at least one, may be broken at once, and no other may have moved with it; beside a
+    feature that is piled up, others may have moved as weather moves them.
 
     Args:
         features: names of the streams that are inputs and moved, strongest first.
@@ -52,11 +60,24 @@ def sensor_faults(
     inputs = [one for one in moved.streams if one.name in _inputs(reference)]
     strongest = max((one.effect for one in inputs if one.name in features), default=0.0)
     suspects = [one for one in inputs if one.name in features and one.effect >= MINOR * strongest]
-    if not suspects or len(inputs) < 2 or len(suspects) > max(1, len(inputs) // 10):
+    if not suspects or len(inputs) < 2:
         return ()
+    most = max(1, len(inputs) // 10)
+    if len(suspects) > most:
+        return _piled_alone(reference, moved, suspects, most)
     found = [(one.name, _fault(reference, moved, one, len(inputs))) for one in suspects]
     sure = tuple((name, fault) for name, fault in found if fault is not None)
     return sure if len(sure) == len(suspects) else ()
+
+
+def _piled_alone(
+    reference: Reference, moved: Movement, suspects: Sequence[StreamMove], most: int
+) -> tuple[tuple[str, SensorFault], ...]:
+    """The few features that are piled up while all others did no more than weather does."""
+    found = [(one, _piled(reference, moved, one)) for one in suspects]
+    others = max((one.effect for one, fault in found if fault is None), default=0.0)
+    piled = tuple((one.name, fault) for one, fault in found if fault is not None)
+    return piled if len(piled) <= most and others < WEATHER else ()
 
 
 def _inputs(reference: Reference) -> tuple[str, ...]:
@@ -67,18 +88,39 @@ def _inputs(reference: Reference) -> tuple[str, ...]:
 def _fault(
     reference: Reference, moved: Movement, one: StreamMove, features: int
 ) -> SensorFault | None:
-    stream = next(s for s in reference.streams if s.name == one.name)
-    if not isinstance(stream, NumericStream):
+    stream = _numeric(reference, one)
+    if stream is None:
         return None
-    silent = float(one.after[-1])
-    if silent >= SILENT - 3 * one.share_error and one.before[-1] <= 1 - SILENT:
-        return "dead"
-    rows = moved.after.rows
-    before = np.maximum(one.before[:-1], 0.0) * moved.before.rows
-    marked = histogram_fault(before, one.after[:-1] * rows, noise=(one.share_error * rows) ** 2)
+    piled = _piled(reference, moved, one)
+    if piled is not None:
+        return piled
+    marked = _marked(moved, one)
     if marked is not None:
         return marked.kind
     return _shifted(stream, one) if features >= LEAST_FEATURES else None
+
+
+def _numeric(reference: Reference, one: StreamMove) -> NumericStream | None:
+    stream = next(s for s in reference.streams if s.name == one.name)
+    return stream if isinstance(stream, NumericStream) else None
+
+
+def _piled(reference: Reference, moved: Movement, one: StreamMove) -> SensorFault | None:
+    """The fault of a feature that has hardly a value any more, or nearly all in one bin."""
+    if _numeric(reference, one) is None:
+        return None
+    unsure = 3 * one.share_error
+    if float(one.after[-1]) >= SILENT - unsure and one.before[-1] <= 1 - SILENT:
+        return "dead"
+    marked = _marked(moved, one)
+    full = marked is not None and marked.certainty >= max(LEAST_PILED, FULL_BIN - unsure)
+    return marked.kind if marked is not None and full else None
+
+
+def _marked(moved: Movement, one: StreamMove) -> Fault | None:
+    rows = moved.after.rows
+    before = np.maximum(one.before[:-1], 0.0) * moved.before.rows
+    return histogram_fault(before, one.after[:-1] * rows, noise=(one.share_error * rows) ** 2)
 
 
 def _shifted(stream: NumericStream, one: StreamMove) -> SensorFault | None:

@@ -6,6 +6,7 @@ about windows that could not be used, belongs to `watch`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
 from fedge.drift import multivariate
-from fedge.drift.baseline import Baseline, Track, fit
+from fedge.drift.baseline import Baseline, Track, carried, fit
 from fedge.drift.detect import (
     Scan,
-    baseline_jump,
     certifiable,
     limits,
     month_of_tests,
     onset,
     scan,
+    threshold,
 )
+from fedge.drift.jump import baseline_jump
 from fedge.drift.multivariate import Found, Tests
-from fedge.drift.scores import ScoreSheet
+from fedge.drift.scores import KINDS, ScoreSheet
 from fedge.drift.sums import Sums
 from fedge.records import Record
 
@@ -76,7 +78,9 @@ class Judged:
         certifiable: see `detect.certifiable`.
         found: every alarm of tests of several scores.
         raised: the first alarm.
-        heat: float64[W, S], largest |z| per window and stream; NaN where nothing was tested.
+        heat: float64[W, S], largest |z| per window and stream, each as a normal one of the same
+            evidence against its own limit; NaN where nothing was tested.
+        limit: the one of `heat`: more is an alarm, where the effect is large enough.
     """
 
     baseline: Baseline
@@ -86,6 +90,7 @@ class Judged:
     found: tuple[Found, ...]
     raised: Raised | None
     heat: NDArray[np.float64]
+    limit: float
 
 
 def judge(
@@ -117,12 +122,15 @@ def judge(
         ),
         lengths=settings.lengths,
     )
-    baseline, track = whole.part(count), columns(joined, count)
+    locations, scales = (
+        np.flatnonzero(sheet.kinds == KINDS.index(kind)) for kind in ("location", "scale")
+    )
+    baseline, track = carried(whole.part(count), locations, scales), columns(joined, count)
     several = multivariate.prepare(own, whole, sheet, settings.lengths)
     together = count + several.most
-    limit = limits(settings, together, baseline)
+    limit, normal = limits(settings, together, baseline), threshold(settings, together, math.inf)
     first = int(np.flatnonzero(in_baseline)[-1]) + 1
-    tests = scan(track[first:], baseline, sheet.unit, settings, limit)
+    tests = scan(track[first:], baseline, sheet.unit, settings, limit, sheet.bounds)
     level = settings.false_alarms_per_month / month_of_tests(settings, together)
     found = multivariate.search(joined[first:], several, settings, level)
     raised = [
@@ -136,7 +144,10 @@ def judge(
         certifiable=certifiable(settings, together, baseline, limit),
         found=tuple(found),
         raised=min((r for r in raised if r), key=lambda r: r.index, default=None),
-        heat=_heat(joined, track, baseline, several, tests, sheet) if heat else np.empty((0, 0)),
+        heat=_heat(joined, track, baseline, several, tests, sheet, normal / limit)
+        if heat
+        else np.empty((0, 0)),
+        limit=normal,
     )
 
 
@@ -170,7 +181,7 @@ def _jumped(
     places, track = np.flatnonzero(proven), track[proven]
     last = min(len(places), baseline.windows + _PROOF_WINDOWS)
     for end in range(baseline.windows, last + 1):
-        jump = baseline_jump(track[:end], baseline, sheet.unit, settings)
+        jump = baseline_jump(track[:end], baseline, sheet.unit, settings, sheet.bounds)
         if jump is not None:
             lengths = np.full(len(sheet.statistics), end - jump.index)
             findings = _findings(sheet, jump.alarms, lengths, jump.z, jump.effect)
@@ -270,11 +281,16 @@ def _heat(
     several: Tests,
     tests: Scan,
     sheet: ScoreSheet,
+    scale: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Largest |z| per window and stream: over all sums, and of the window alone before those."""
-    z = np.abs(Sums.of(track, baseline).over(1, sheet.unit)[0])
+    """Largest |z| per window and stream: over all sums, and of the window alone before those.
+
+    Args:
+        scale: float64[L, T], what makes each z one of the same limit.
+    """
+    z = np.abs(Sums.of(track, baseline).over(1, sheet.unit)[0]) * scale[0]
     first = len(track.window) - len(tests.z)
-    summed = np.where(np.isnan(tests.z), 0.0, np.abs(tests.z)).max(axis=1, initial=0.0)
+    summed = np.where(np.isnan(tests.z), 0.0, np.abs(tests.z) * scale).max(axis=1, initial=0.0)
     z[first:] = np.where(np.isnan(z[first:]), np.nan, np.maximum(z[first:], summed))
     starts = np.flatnonzero(np.diff(sheet.stream, prepend=-1))
     largest: NDArray[np.float64] = np.maximum.reduceat(z, starts, axis=1)

@@ -89,16 +89,16 @@ class MixtureFit:
     @property
     def p_value(self) -> float:
         """How likely a distance as `after` is if the new shares explain all."""
-        from scipy.stats import chi2
+        from scipy.special import chdtrc
 
-        return float(chi2.sf(self.after, self.degrees))
+        return float(chdtrc(self.degrees, self.after))
 
     @property
     def moved_p_value(self) -> float:
         """How likely a distance as `before` is if nothing moved."""
-        from scipy.stats import chi2
+        from scipy.special import chdtrc
 
-        return float(chi2.sf(self.before, self.degrees))
+        return float(chdtrc(self.degrees, self.before))
 
     @property
     def explained(self) -> float:

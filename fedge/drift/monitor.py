@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 from pydantic import Field
 
 from fedge.config import DriftSettings
@@ -23,6 +22,7 @@ from fedge.drift.episodes import (
     episodes_of,
     freeze_cohort,
 )
+from fedge.drift.heat import HeatMap, heat_map
 from fedge.drift.history import History, Segment, history_of
 from fedge.drift.interventions import MAX_REASON, Intervention, InterventionKind
 from fedge.drift.labelled import LabelledWindow
@@ -49,21 +49,6 @@ class StoredFacts:
 
     interventions: Sequence[Intervention] = ()
     labels: Mapping[str, Sequence[LabelledWindow]] = field(default_factory=dict)
-
-
-class HeatMap(Record):
-    """Largest |z| of each stream in each window of one gateway on one release, for plots.
-
-    Attributes:
-        z: one row per window, one value per stream; None where nothing could be tested. Windows
-            up to the end of the baseline are shown against the baseline that they belong to.
-    """
-
-    gateway: Fingerprint
-    release: int
-    streams: tuple[str, ...]
-    windows: tuple[int, ...]
-    z: tuple[tuple[float | None, ...], ...]
 
 
 class Due(Record):
@@ -147,7 +132,7 @@ def assess(
         cohort_action=cohort.action if cohort is not None else None,
         due=_due(judged, histories, facts.interventions),
         heat=tuple(
-            _heat_map(gateway, watch)
+            heat_map(gateway, watch)
             for gateway, history in histories.items()
             for segment in history.segments
             for watch in segment.watch.releases.values()
@@ -301,16 +286,3 @@ def _due(
                     )
                 )
     return tuple(due)
-
-
-def _heat_map(gateway: str, watch: ReleaseWatch) -> HeatMap:
-    return HeatMap(
-        gateway=gateway,
-        release=watch.release,
-        streams=watch.streams,
-        windows=tuple(report.window for report in watch.reports),
-        z=tuple(
-            tuple(None if np.isnan(value) else round(float(value), 3) for value in row)
-            for row in watch.heat
-        ),
-    )

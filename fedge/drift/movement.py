@@ -83,6 +83,7 @@ class StreamMove:
     Attributes:
         statistics: names, as in findings.
         change: float64[T], change of one row's score.
+        shift: float64[T], the same as far as it is possible: noise knows no bounds.
         error: float64[T], its standard error.
         unit: float64[T], standard deviation of one row's score in the reference.
         before, after: shares of the cells.
@@ -93,6 +94,7 @@ class StreamMove:
     numeric: bool
     statistics: tuple[str, ...]
     change: NDArray[np.float64]
+    shift: NDArray[np.float64]
     error: NDArray[np.float64]
     unit: NDArray[np.float64]
     before: NDArray[np.float64]
@@ -110,7 +112,7 @@ class StreamMove:
 
         Two standard errors are taken off, because the largest of several estimates is too large.
         """
-        sure = np.maximum(0.0, np.abs(self.change) - 2 * self.error)
+        sure = np.maximum(0.0, np.abs(self.shift) - 2 * self.error)
         return float((sure / self.unit).max())
 
     def effect_of(self, statistic: str) -> float:
@@ -118,7 +120,7 @@ class StreamMove:
         if statistic not in self.statistics:
             return 0.0
         index = self.statistics.index(statistic)
-        return float(self.change[index] / self.unit[index])
+        return float(self.shift[index] / self.unit[index])
 
     def moved(self, min_effect: float) -> bool:
         """Whether it moved beyond doubt and by at least `min_effect`."""
@@ -225,11 +227,14 @@ def _move(
         for one in (old, new)
     )
     numeric = stream.kind == "numeric"
+    rates = [weights @ (one.counts[column] / one.rows) for one in (old, new)]
+    possible = [np.clip(rate, *sheet.bounds[:, own]) for rate in rates]
     return StreamMove(
         name=stream.name,
         numeric=numeric,
         statistics=tuple(s.name for s, mine in zip(sheet.statistics, own, strict=True) if mine),
-        change=weights @ (new.counts[column] / new.rows - old.counts[column] / old.rows),
+        change=rates[1] - rates[0],
+        shift=possible[1] - possible[0],
         error=np.sqrt(inflation * np.maximum(variance, 1e-12)),
         unit=sheet.unit[own],
         before=old.shares(column, numeric),

@@ -78,6 +78,8 @@ class ScoreSheet:
         row_variance: float64[T], least variance that one record's score is taken to have.
         unit: float64[T], standard deviation of one record's score in the reference: the unit of
             effects.
+        bounds: float64[2, T], least and largest score of one record: no rate lies beyond them,
+            whatever the noise says.
         share: bool[T], whether the score is the number of records in one cell.
         kinds: int64[T], index into `KINDS`.
         coordinate_stream: int64[P], index of the stream that each coordinate belongs to.
@@ -91,6 +93,7 @@ class ScoreSheet:
     noise: NDArray[np.float64]
     row_variance: NDArray[np.float64]
     unit: NDArray[np.float64]
+    bounds: NDArray[np.float64]
     share: NDArray[np.bool_]
     kinds: NDArray[np.int64]
     coordinate_stream: NDArray[np.int64]
@@ -177,6 +180,7 @@ def score_sheet(reference: Reference) -> ScoreSheet:
         noise=np.concatenate([(part.weights**2).sum(axis=1) for part in parts]),
         row_variance=np.concatenate([part.row_variance for part in parts]),
         unit=np.concatenate([part.unit for part in parts]),
+        bounds=np.concatenate([part.bounds for part in parts], axis=1),
         share=np.concatenate([part.share for part in parts]),
         kinds=np.array([KINDS.index(name.split()[0]) for part in parts for name in part.names]),
         coordinate_stream=np.repeat(np.array(numeric, dtype=np.int64), COORDINATES),
@@ -199,6 +203,7 @@ class _Part:
     weights: NDArray[np.float64]
     row_variance: NDArray[np.float64]
     unit: NDArray[np.float64]
+    bounds: NDArray[np.float64]
     share: NDArray[np.bool_]
 
 
@@ -211,6 +216,7 @@ def _of(stream: Stream) -> _Part:
             weights=np.eye(len(histogram)),
             row_variance=variance,
             unit=np.maximum(np.sqrt(variance), _CELL_SD),
+            bounds=np.repeat([[0.0], [1.0]], len(histogram), axis=1),
             share=np.ones(len(histogram), dtype=np.bool_),
         )
     weights = np.zeros((3, NUMERIC_BINS))
@@ -226,5 +232,8 @@ def _of(stream: Stream) -> _Part:
         weights=weights,
         row_variance=np.append(np.maximum(spread, even), 0.0),
         unit=np.append(np.maximum(np.sqrt(np.maximum(spread, 0.0)), 1.0), _CELL_SD),
+        bounds=np.array(
+            [[s.min() for s in _BIN_SCORES] + [0.0], [s.max() for s in _BIN_SCORES] + [1.0]]
+        ),
         share=np.array([False, False, True]),
     )

@@ -37,12 +37,15 @@ PILE_BEFORE = 0.02
 SILENT = 0.9
 """Share of missing values of a dead channel."""
 
-LEAST_FACTOR = ((3.0, 1.5), (1.2, 2.2), (0.0, 4.0))
+LEAST_FACTOR = ((20.0, 1.2), (3.0, 1.5), (1.2, 2.2), (0.0, 4.0))
 """Least factor of a unit change, where the median is at least so many standard deviations away from
 zero: a process may become wider, but its level and its spread never grow alike by chance."""
 
 SAME_FACTOR = 0.15
 """Largest difference of the logarithms of the factors of level and steps, beside chance."""
+
+WILD_FACTOR = 20.0
+"""No process becomes so many times as wide: few rows of it are enough."""
 
 UNLIKE = 0.05
 """Largest distance (Kolmogorov-Smirnov) that is left when a unit change is undone, above chance."""
@@ -95,7 +98,17 @@ def value_fault(reference: Floats, recent: Floats) -> Fault | None:
         return Fault("dead", math.nan, silent)
     if len(now) < MIN_RUN:
         return None
-    return _stuck(known, now) or _saturated(known, now) or _unit_change(known, now)
+    return _stuck(known, now) or _saturated(known, now) or _unit_change(known, _after(known, now))
+
+
+def _after(known: Floats, now: Floats) -> Floats:
+    """The recent rows without those before the change, where that shows: nearly all that follow lie
+    outside the reference's range."""
+    outside = (now < known.min()) | (now > known.max())
+    first = int(outside.argmax())
+    if outside.any() and len(now) - first >= MIN_RUN and outside[first:].mean() >= 1 - PILE:
+        return now[first:]
+    return now
 
 
 def _stuck(known: Floats, now: Floats) -> Fault | None:
@@ -126,9 +139,12 @@ def _saturated(known: Floats, now: Floats) -> Fault | None:
 
 
 def _unit_change(known: Floats, now: Floats) -> Fault | None:
+    # Numbers near the largest have no square; a common factor changes nothing.
+    common = max(float(np.abs(known).max()), float(np.abs(now).max()))
+    known, now = known / common, now / common
     centre, spread = float(np.median(known)), float(known.std())
     steps, steps_now = float(np.diff(known).std()), float(np.diff(now).std())
-    if len(now) < 2 * MIN_RUN or not (0 < steps < np.inf and 0 < steps_now < np.inf):
+    if len(now) < MIN_RUN or not (steps > 0 and steps_now > 0 and spread > 0):
         return None
     away = abs(centre) / spread
     least = next(factor for away_from, factor in LEAST_FACTOR if away >= away_from)
@@ -136,13 +152,16 @@ def _unit_change(known: Floats, now: Floats) -> Fault | None:
     factor = float(np.median(now)) / centre if away >= LEAST_FACTOR[-2][0] else steps_now / steps
     if factor <= 0 or abs(math.log(factor)) < math.log(least):
         return None
-    if abs(math.log(steps_now / steps / factor)) > SAME_FACTOR + 1 / math.sqrt(len(now)):
+    same = SAME_FACTOR * max(1.0, abs(math.log(factor))) + 1 / math.sqrt(len(now))
+    if abs(math.log(steps_now / steps / factor)) > same:
         return None
     alike = max(0.0, float(np.corrcoef(known[1:], known[:-1])[0, 1]))
     worth = (1 - alike) / (1 + alike)
     chance = 1.36 * math.sqrt((1 / len(known) + 1 / len(now)) / worth)
     left = distance(known, now / factor)
-    if left > UNLIKE + chance or distance(known, now) < 2 * left:
+    # A level so far from zero, or so wild a factor, needs no likeness of the shape beside that.
+    near = abs(math.log(factor)) < math.log(WILD_FACTOR) and away < LEAST_FACTOR[0][0]
+    if left > UNLIKE + chance or (near and distance(known, now) < 2 * left):
         return None
     return Fault("unit-change", factor, max(0.5, 1 - left))
 

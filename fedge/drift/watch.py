@@ -51,7 +51,8 @@ class ReleaseWatch:
         window_rows: slots of a full window, in the middle of those that there were.
         recent_rows: records in the latest of them, over the longest summed length.
         certifiable: see `detect.certifiable`.
-        heat: float64[W, S], largest |z| per window and stream; NaN where nothing was tested.
+        heat: float64[W, S], see `Judged`; NaN where nothing was tested.
+        limit: of `heat`; None where nothing was judged.
         problem: why there is nothing to judge; empty if there is no such reason.
         needed: full windows that the baseline still lacks at least; 0 once it is complete.
         skipped: windows that were reported but could not be judged, by reason.
@@ -72,6 +73,7 @@ class ReleaseWatch:
     heat: NDArray[np.float64]
     problem: str
     needed: int = 0
+    limit: float | None = None
     skipped: tuple[Skipped, ...] = ()
     untested_shape: tuple[tuple[int, int], ...] = ()
 
@@ -187,6 +189,7 @@ def _judged(
         alarm=alarm,
         heat=judged.heat,
         problem="",
+        limit=judged.limit,
         skipped=skipped,
         untested_shape=judged.several.untested,
     )

@@ -43,7 +43,19 @@ def test_cause_and_scope_are_named(name: str, everywhere: bool) -> None:
     assert sum(one.right for one in found) >= 0.85 * len(found), [one.said for one in found]
 
 
-@pytest.mark.parametrize("name", ["stuck", "saturated", "offset", "unit change", "silent"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stuck",
+        "saturated",
+        "offset",
+        "unit change",
+        "silent",
+        "dead amid weather",
+        "stuck amid weather",
+        "other unit amid weather",
+    ],
+)
 def test_a_broken_sensor_is_no_drift_of_the_world(name: str) -> None:
     """One feature alone with the mark of a fault: the sensor is checked, none is retrained."""
     verdict = judged(BY_NAME[name], False).verdicts[0]

@@ -88,7 +88,7 @@ def test_counts_without_noise_can_be_judged() -> None:
     assert all(np.isfinite(share).all() for share in shares.values())
 
 
-@pytest.mark.parametrize("rows", [Rows(0.0, 1.0), Rows(0.9, 0.5)])
+@pytest.mark.parametrize("rows", [Rows(0.0, 1.0), Rows(0.9, 0.5), Rows(0.0, 1.0, common=True)])
 def test_a_wandering_fleet_rarely_alarms(rows: Rows) -> None:
     """Four gateways for a month: at most one episode (0.1 to be expected)."""
     rng = np.random.default_rng(7)
@@ -98,6 +98,25 @@ def test_a_wandering_fleet_rarely_alarms(rows: Rows) -> None:
         found += episodes(alarm_windows(verdict, FLEET), 12)
 
     assert found <= 1
+
+
+def test_a_site_away_from_the_middle_widens_as_it_wanders() -> None:
+    """Scales vary with the locations at sites that lie to one side, and no more than they are
+    taken to: long sums of such scales are no larger than others."""
+    rng = np.random.default_rng(9)
+    rows, spreads = Rows(0.0, 1.0, common=True), []
+    for _ in range(3):
+        fleet = Simulated(FLEET, rows, rng, differ=0.6)
+        found = judged(fleet.track(168 + 720), FLEET)
+        rate = found.baseline.rate
+        far = [
+            n
+            for n, one in enumerate(FLEET.sheet.statistics)
+            if one.name == "scale" and 2.5 < abs(rate[n - 1]) < 4.0
+        ]
+        spreads.append(np.nanstd(found.tests.z[:, -1, far]))
+
+    assert np.mean(spreads) < 1.2
 
 
 @pytest.mark.parametrize(("inflation", "within"), [(3.5, 3), (20.0, 6)])

@@ -136,19 +136,24 @@ class TestFleet:
     )
     BROKEN, ONSET = "Gucheng", 32
 
-    def judge(self, column: str = "TEMP", factor: float = 1.0) -> dict[str, Verdict]:
+    def judge(
+        self, column: str = "TEMP", factor: float = 1.0, min_effect: float = 0.3
+    ) -> dict[str, Verdict]:
         """Verdicts by station; the broken one's column is scaled from the onset on."""
         rows = {site: summers(site)[0][list(WEATHER)] for site in SITES}
         normal = pd.concat([part[: 26 * WEEK] for part in rows.values()])
         rows[self.BROKEN].loc[self.ONSET * WEEK :, column] *= factor
         reference = air_fleet.reference_of(normal)
         reports = air_fleet.fleet_of(rows, reference, window=WEEK)
-        assessment = assess(reports, {air_fleet.SHA: reference}, self.SETTINGS, ())
+        settings = self.SETTINGS.model_copy(update={"min_effect": min_effect})
+        assessment = assess(reports, {air_fleet.SHA: reference}, settings, ())
         return dict(zip(SITES, assessment.verdicts, strict=True))
 
-    def test_two_more_summers_are_no_drift(self) -> None:
-        """Measured: no alarm at six sites in 26 weeks each."""
-        states = [verdict.state for verdict in self.judge().values()]
+    @pytest.mark.parametrize("min_effect", [0.1, 0.3])
+    def test_two_more_summers_are_no_drift(self, min_effect: float) -> None:
+        """Measured: no alarm at six sites in 26 weeks each, nor a jump in the two summers before.
+        Their weather moves weekly means by a whole standard deviation."""
+        states = [verdict.state for verdict in self.judge(min_effect=min_effect).values()]
 
         assert states.count("drift") <= 1 and "unknown" not in states
 
@@ -158,7 +163,7 @@ class TestFleet:
         verdict = self.judge(column, factor)[self.BROKEN]
 
         assert verdict.state == "drift" and verdict.scope == "gateway"
-        assert verdict.findings[0].stream == column
+        assert verdict.findings[0].stream == column and verdict.cause == "sensor"
         assert abs(verdict.since_window - self.ONSET) <= 1
 
 

@@ -7,8 +7,6 @@ import pytest
 
 from fedge.drift.scope import Moves, find_scope, partition
 
-RNG = np.random.default_rng(0)
-
 
 def moves(*sizes: float, error: float = 0.1, statistics: int = 3) -> dict[str, Moves]:
     """One gateway for each size, moved by it in every statistic, with noise of that error."""
@@ -31,7 +29,8 @@ def test_the_parts_add_up_exactly() -> None:
 
 def test_noise_alone_has_no_share_on_average() -> None:
     """Each part is a chi-square with its own degrees of freedom where nothing moved."""
-    parts = [partition(RNG.normal(size=(10, 5)), np.ones((10, 5))) for _ in range(2000)]
+    rng = np.random.default_rng(0)
+    parts = [partition(rng.normal(size=(10, 5)), np.ones((10, 5))) for _ in range(2000)]
 
     assert np.mean([p.pooled for p in parts]) == pytest.approx(5, abs=0.3)
     assert np.mean([p.heterogeneity for p in parts]) == pytest.approx(45, abs=0.8)

@@ -9,11 +9,15 @@ from scipy.stats import norm
 
 from fedge.config import DriftSettings
 from fedge.drift.baseline import Track, fit
-from fedge.drift.detect import baseline_jump, certifiable, month_of_tests, threshold
-from fedge.drift.scores import score_sheet
+from fedge.drift.detect import certifiable, month_of_tests, scan, threshold
+from fedge.drift.jump import baseline_jump
+from fedge.drift.scores import KINDS, score_sheet
 from fedge.drift.watch import ReleaseWatch, watch_gateway
 from fedge.errors import RecordError
 from fedge.records import WindowReport
+
+ANY = np.array([[-np.inf] * 30, [np.inf] * 30])
+"""Scores without bounds."""
 
 
 def watch(site: Site, settings: DriftSettings, windows: int, **faults: float) -> ReleaseWatch:
@@ -252,12 +256,61 @@ def test_rows_that_are_alike_do_not_make_a_jump() -> None:
             noise=np.ones((168, 30)),
         )
         baseline = fit(track, np.zeros(30), np.zeros(30, dtype=np.bool_), 10)
-        assert baseline_jump(track, baseline, np.ones(30), settings) is None
+        assert baseline_jump(track, baseline, np.ones(30), settings, ANY) is None
 
         track.scores[150:, 3] += 15.0
-        jump = baseline_jump(track, baseline, np.ones(30), settings)
+        jump = baseline_jump(track, baseline, np.ones(30), settings, ANY)
         assert jump is not None and jump.index == 150
         assert np.flatnonzero(jump.alarms).tolist() == [3]
+
+
+@pytest.mark.parametrize("windows", [60, 168])
+def test_wander_is_no_jump(windows: int) -> None:
+    """A site that drifts to and fro by whole standard deviations, as weather does, has no jump; a
+    fault on top of that is one."""
+    settings = DriftSettings(baseline_windows=windows)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        path = np.zeros((windows, 30))
+        for at in range(1, windows):
+            path[at] = 0.9 * path[at - 1] + rng.normal(size=30)
+        track = Track(
+            window=np.arange(windows),
+            rows=np.full(windows, 1.0),
+            planned=np.full(windows, 1.0),
+            full=np.ones(windows, dtype=np.bool_),
+            scores=2.0 * path + rng.normal(size=(windows, 30)),
+            noise=np.ones((windows, 30)),
+        )
+        baseline = fit(track, np.zeros(30), np.zeros(30, dtype=np.bool_), 10)
+        assert baseline_jump(track, baseline, np.ones(30), settings, ANY) is None
+
+        track.scores[windows // 2 :, 3] += 60.0
+        jump = baseline_jump(track, baseline, np.ones(30), settings, ANY)
+        assert jump is not None and jump.index == windows // 2
+
+
+def test_no_effect_is_larger_than_it_can_be() -> None:
+    """Noise feigns fewer missing rows than none: by more than four standard deviations here, of
+    which no more is left than what the baseline was thought to miss."""
+    sheet = score_sheet(REFERENCE)
+    site, settings = Site(seed=3), DriftSettings(baseline_windows=12)
+    usable = site.stream(20)
+    scores, noise = sheet.scores(usable)
+    rows = np.array([report.slots for report in usable], dtype=np.float64)
+    missing = np.flatnonzero(sheet.kinds == KINDS.index("missing"))
+    scores[12:, missing] = -0.6 * rows[0]
+    scores[12:, 0] = 40.0 * rows[0]
+    track = Track(np.arange(20), rows, rows, rows > 0, scores, noise)
+    baseline = fit(track[:12], sheet.row_variance, sheet.share, len(REFERENCE.streams))
+    found = scan(track[12:], baseline, sheet.unit, settings, 4.0, sheet.bounds)
+
+    low, high = sheet.bounds
+    assert np.nanmin(found.z[:, :, missing]) < -4
+    least = np.nanmin(found.effect[:, :, missing], axis=(0, 1))
+    assert least == pytest.approx(-np.maximum(baseline.rate, 0)[missing] / sheet.unit[missing])
+    assert found.alarms[:, 0, 0].all()
+    assert np.nanmax(np.abs(found.effect[:, :, 0])) <= (high[0] - low[0]) / sheet.unit[0]
 
 
 def test_inflation_is_unbiased_and_floored() -> None:

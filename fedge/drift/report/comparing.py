@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from fedge.drift.effects import Effect as TableEffect
+from fedge.drift.distances import Effect as TableEffect
 from fedge.drift.report import plots
 from fedge.drift.report.advice import ADVICE, MEANING
 from fedge.drift.report.page import Fact, Grid, Page, Section, State, picture, render

@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SCALE = 6.0
-"""Standard errors that are one unit of evidence in a fleet's pictures. Each statistic has a
-threshold of its own, near this where a fleet makes some million tests a month."""
+"""Standard errors that stand for the threshold where an assessment does not tell it."""
 
-UNIT = f"{SCALE:g} standard errors"
+UNIT = "alarm threshold"
 MOST_GATEWAYS, MOST_STREAMS = 6, 20
 """Gateways, and streams of each, that are drawn one by one: those with most evidence."""
 
@@ -119,7 +118,7 @@ def _gateway_map(title: str, heats: Sequence[HeatMap], marks: tuple[Mark, ...]) 
     for heat in heats:
         columns = np.array([streams.index(stream) for stream in heat.streams])
         rows = np.array(heat.windows) - first
-        strength[np.ix_(rows, columns)] = np.array(heat.z, dtype=np.float64) / SCALE
+        strength[np.ix_(rows, columns)] = np.array(heat.z, dtype=np.float64) / (heat.limit or SCALE)
     return EvidenceMap(
         title=title,
         streams=streams,
@@ -204,8 +203,8 @@ def _map_sections(maps: tuple[EvidenceMap, ...]) -> list[Section]:
     whole = picture(
         plots.heat_map([overview(maps)]),
         alt="Map of evidence, gateways by windows; darker is stronger.",
-        caption=f"The strongest stream of each gateway in each window, in units of {UNIT}. Arrows "
-        "point at the onset of an episode, lines show when it opened.",
+        caption=f"The strongest stream of each gateway in each window, in units of the {UNIT}. "
+        "Arrows point at the onset of an episode, lines show when it opened.",
     )
     single = picture(
         plots.heat_map(loudest, most_streams=MOST_STREAMS),

@@ -272,7 +272,8 @@ def replay_histograms(replay: Replay, table: Table, count: int = 6) -> tuple[His
         first = replay.alarms[0].onset_row
         later = [alarm.onset_row for alarm in replay.alarms[1:]]
         until = min([row for row in later if row > first], default=table.rows)
-    known = {column.name: column for column in table.columns if column.kind != "excluded"}
+    unwatched = ("excluded", "time")
+    known = {column.name: column for column in table.columns if column.kind not in unwatched}
     names = [name for name in dict.fromkeys(order) if name in known][:count]
     reference, current = slice(0, replay.reference.rows), slice(first, until)
     return tuple(histogram(known[name][reference], known[name][current]) for name in names)
