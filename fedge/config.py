@@ -401,7 +401,7 @@ class PolicySettings(Settings):
     """What drift leads to (`[drift.policy]` in `server.toml`).
 
     Attributes:
-        rules: the first that fits decides; where none does, those of `fedge.drift.policy.DEFAULTS`.
+        rules: the first that fits decides; where none does, `fedge.drift.fleet.policy.DEFAULTS`.
         high_loss: expected loss of accuracy, as a share of all answers, from which drift is severe.
         high_effect: shift of a feature in reference standard deviations from which it is severe.
         fleet_share: share of the fleet's movement that gateways must have in common for it to be

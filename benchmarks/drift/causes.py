@@ -24,8 +24,8 @@ from benchmarks.drift.worlds import (
 )
 from benchmarks.figures import Figure
 from fedge.config import DriftSettings
-from fedge.drift.labelled import LabelledWindow
-from fedge.drift.monitor import FleetAssessment, StoredFacts, assess
+from fedge.drift.fleet.labelled import LabelledWindow
+from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts, assess
 from fedge.drift.tables.table import Column, Roles, Table
 from fedge.records import WindowReport
 

@@ -25,11 +25,11 @@ from benchmarks.drift.simulated import (
 )
 from benchmarks.figures import Figure
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Track, join
-from fedge.drift.judge import Judged, judge
-from fedge.drift.multivariate import Tests
-from fedge.drift.scores import KINDS, ScoreSheet, score_sheet
-from fedge.drift.sums import Sums
+from fedge.drift.fleet.baseline import Track, join
+from fedge.drift.fleet.judge import Judged, judge
+from fedge.drift.fleet.multivariate import Tests
+from fedge.drift.fleet.scores import KINDS, ScoreSheet, score_sheet
+from fedge.drift.fleet.sums import Sums
 from fedge.profiles.counts import window_event
 from fedge.records import NUMERIC_BINS, Reference
 

@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Track, join
-from fedge.drift.scores import ScoreSheet, score_sheet
+from fedge.drift.fleet.baseline import Track, join
+from fedge.drift.fleet.scores import ScoreSheet, score_sheet
 from fedge.profiles.counts import dyadic, window_event
 from fedge.records import NUMERIC_BINS, CategoricalStream, NumericStream, Reference
 

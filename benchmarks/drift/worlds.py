@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.drift.labelled import LabelledWindow
+from fedge.drift.fleet.labelled import LabelledWindow
 from fedge.drift.words import Cause
 from fedge.profiles.build import build_reference
 from fedge.profiles.counts import count_window, feature_counts, join, window_event

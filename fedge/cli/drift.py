@@ -48,7 +48,11 @@ def compare(
     as_json: AsJson = False,
     html: Html = None,
 ) -> None:
-    """Is the current table drifted from the reference? Rows must be in order of time.
+    """Is the current table drifted from the reference?
+
+    REFERENCE holds rows that are normal, CURRENT those to judge, in order of time.
+
+    Files are CSV (also gzipped), Parquet or Arrow.
 
     Exit status: 0 no drift; 3 drift; 1 failed, or it could not be judged.
     """
@@ -87,6 +91,8 @@ def replay(
     html: Html = None,
 ) -> None:
     """Judge a stream window by window, as a gateway's would be.
+
+    STREAM holds all rows, normal ones first: a CSV (also gzipped), Parquet or Arrow file.
 
     Exit status: 0 no alarm; 3 alarms; 1 failed, or no window could be judged.
     """

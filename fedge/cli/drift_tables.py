@@ -29,7 +29,7 @@ def plain(text: str) -> str:
 
 def show_comparison(found: Comparison) -> None:
     """Verdict, columns by evidence, findings."""
-    typer.echo(plain(f"{found.state}: {found.sentence}"))
+    typer.echo(plain(found.headline))
     if found.cause is not None:
         typer.echo(f"cause: {found.cause} (confidence {found.confidence:.0%})")
     ranked = sorted(found.columns, key=lambda c: (c.state != "drift", _last(c.p_value)))
@@ -42,8 +42,8 @@ def show_comparison(found: Comparison) -> None:
     _print(heads, rows, len(ranked) - len(rows))
     for moved in found.others:
         names = " and ".join(moved.statistic.columns)
-        what = f"{moved.statistic.group} {moved.statistic.name} of {names}"
-        typer.echo(plain(f"{what} moved by {moved.effect:+.2f}"))
+        what = f"{moved.statistic.group} ({moved.statistic.name}) of {names}"
+        typer.echo(plain(f"moved, too: {what}, by {moved.effect:+.2f} sd"))
     _show_notes(found.notes, found.findings)
 
 
@@ -51,7 +51,8 @@ def show_replay(found: Replay) -> None:
     """Alarms in words, columns and what they were taken for, how far the reference carries."""
     tested = sum(window.tested for window in found.windows)
     head = f"{found.rows} rows, {tested} of {len(found.windows)} windows of {found.window} tested"
-    typer.echo(f"{head}: {len(found.alarms)} alarms" if found.alarms else f"{head}: no alarm")
+    number = len(found.alarms)
+    typer.echo(f"{head}: {number or 'no'} {'alarm' if number < 2 else 'alarms'}")
     if found.alarms:
         rows = [
             (str(a.row), a.cause, ", ".join(a.features), f"{a.confidence:.0%}", a.sentence)
@@ -67,7 +68,9 @@ def show_replay(found: Replay) -> None:
 
 
 def _show_notes(notes: Sequence[str], findings: Sequence[TableFinding]) -> None:
-    for text in (*notes, *(finding.words for finding in findings)):
+    # Why columns are not watched stands beside them.
+    odd = [finding.words for finding in findings if finding.kind != "not-watched"]
+    for text in (*notes, *odd):
         typer.echo(plain(f"note: {text}"))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from fedge.config import ServerSettings
 from fedge.demo.plan import PlayPlan
-from fedge.drift.monitor import FleetAssessment, StoredFacts, assess
+from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts, assess
 from fedge.errors import RunFailedError
 from fedge.records import Reference, WindowReport, sha256_hex
 from fedge_flows.context import LATEST

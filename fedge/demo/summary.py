@@ -22,7 +22,7 @@ from fedge.delivery.journal import InstallJournal
 from fedge.demo import evaluation
 from fedge.demo.facts import CohortRun, RunFolder, cohort_run
 from fedge.demo.plan import PlayPlan
-from fedge.drift.episodes import Episode
+from fedge.drift.fleet.episodes import Episode
 from fedge.errors import RunFailedError
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import read_policy

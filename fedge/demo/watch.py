@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from fedge.demo.facts import RunFolder, published_run
 from fedge.demo.plan import PlayPlan
 from fedge.demo.report import Moment
-from fedge.drift.monitor import FleetAssessment
+from fedge.drift.fleet.monitor import FleetAssessment
 from fedge.errors import RunFailedError
 from fedge.records import GatewayStatus, RunSpec
 from fedge_server.admin import fleet_state

@@ -3,7 +3,7 @@
 For tables in a notebook or a shell: `compare` two of them, or `replay` a stream, window by
 window. Both take files (CSV, Parquet, Arrow), pandas, polars and Arrow tables, and give
 objects with `to_frame()`, `plot()`, `to_json()` and a face of their own in Jupyter. Fleets of
-gateways are judged by `monitor`, from released statistics alone.
+gateways are judged by `fleet`, from released statistics alone; `local` watches on one of them.
 
 Names are loaded when they are asked for: whoever judges reports loads no pandas.
 """

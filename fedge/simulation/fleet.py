@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from fedge.config import DriftSettings, TrainingSettings
-from fedge.drift.monitor import FleetAssessment, assess
+from fedge.drift.fleet.monitor import FleetAssessment, assess
 from fedge.errors import FedgeError, GateFailedError, RunFailedError, SettingError
 from fedge.learning.planning import plan_training
 from fedge.privacy.policy import new_policy

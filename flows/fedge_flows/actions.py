@@ -11,8 +11,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from fedge.drift.interventions import POLICY, Intervention
-from fedge.drift.monitor import Due
+from fedge.drift.fleet.interventions import POLICY, Intervention
+from fedge.drift.fleet.monitor import Due
 from fedge.errors import OutboundError
 from fedge_flows.alerts import Alert, alert_of
 from fedge_flows.ports import AlertChannel, Clock, Interventions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from fedge.drift.interventions import Intervention
+from fedge.drift.fleet.interventions import Intervention
 from fedge.records import Record
 
 SENSOR_CHECK = "fedge.sensor.check"

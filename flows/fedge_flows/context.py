@@ -120,7 +120,7 @@ class FlowContext:
 
     def monitor(self) -> Monitored | None:
         """Judge the fleet, store the assessment, start what is due. None if another one does."""
-        from fedge.drift.monitor import assess  # loads scipy, which no other flow needs
+        from fedge.drift.fleet.monitor import assess  # loads scipy, which no other flow needs
 
         with self.claims.claim("monitor") as mine:
             if not mine:

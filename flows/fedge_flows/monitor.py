@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fedge.config import DriftSettings
-from fedge.drift.episodes import RunFact
-from fedge.drift.interventions import Intervention
-from fedge.drift.labelled import LabelledWindow
-from fedge.drift.monitor import FleetAssessment, StoredFacts
+from fedge.drift.fleet.episodes import RunFact
+from fedge.drift.fleet.interventions import Intervention
+from fedge.drift.fleet.labelled import LabelledWindow
+from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts
 from fedge.errors import RecordError, SettingError
 from fedge.records import (
     LabelReport,
@@ -89,7 +89,7 @@ def monitor(
         references: reference by the hash that reports name.
         plan: the training plan on top of a release.
         release_sha256: manifest hash of a published release.
-        judge: `fedge.drift.monitor.assess`.
+        judge: `fedge.drift.fleet.monitor.assess`.
 
     Raises:
         SettingError: no training plan fits the policy; the assessment is not lost by it,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from fedge.drift.interventions import Intervention
+from fedge.drift.fleet.interventions import Intervention
 from fedge.records import LabelReport, RunSpec, WindowReport
 from fedge_flows.alerts import Alert
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from fedge.config import ServerSettings
 from fedge.delivery.keys import KeyFiles
 from fedge.delivery.repository import ReleaseRepository
-from fedge.drift.interventions import Intervention
+from fedge.drift.fleet.interventions import Intervention
 from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError
 from fedge.privacy.policy import read_policy

@@ -2,7 +2,7 @@
 
 Each action is stored once for an episode, so that whoever asks a second time, or
 starts over after a kill, changes nothing. What an intervention means for verdicts is
-`fedge.drift.interventions`; when one is due, `monitor` says.
+`fedge.drift.fleet.interventions`; when one is due, `monitor` says.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from fedge.drift.interventions import MAX_REASON, Intervention, hold_of
+from fedge.drift.fleet.interventions import MAX_REASON, Intervention, hold_of
 from fedge.errors import SettingError, StateError
 from fedge.records import Name
 from fedge_server.database import Database

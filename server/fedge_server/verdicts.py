@@ -7,9 +7,9 @@ is read as well.
 from __future__ import annotations
 
 from fedge.config import ServerSettings
-from fedge.drift.interventions import Intervention
-from fedge.drift.monitor import FleetAssessment
-from fedge.drift.verdict import Verdict
+from fedge.drift.fleet.interventions import Intervention
+from fedge.drift.fleet.monitor import FleetAssessment
+from fedge.drift.fleet.verdict import Verdict
 from fedge.errors import RecordError, StateError
 from fedge.records import Name, Record
 from fedge_server.database import Database

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from fedge.config import DriftSettings
-from fedge.drift.monitor import FleetAssessment, assess
+from fedge.drift.fleet.monitor import FleetAssessment, assess
 from fedge.drift.report import fleets, plots
 from fedge.drift.report.comparing import (
     comparison_effects,

@@ -9,8 +9,8 @@ import pytest
 from fakes.drifting_sites import REFERENCE, SHA, Site, gateway
 
 from fedge.config import DriftSettings
-from fedge.drift.episodes import RunFact
-from fedge.drift.monitor import FleetAssessment, Verdict, assess
+from fedge.drift.fleet.episodes import RunFact
+from fedge.drift.fleet.monitor import FleetAssessment, Verdict, assess
 from fedge.records import WindowReport
 
 Reports = dict[str, list[WindowReport]]

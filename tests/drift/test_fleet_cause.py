@@ -10,9 +10,9 @@ import pytest
 from benchmarks.drift.causes import GATEWAYS, Past, named, play
 from benchmarks.drift.worlds import BASELINE, KINDS, Kind, Rows, Site, Trouble, World
 from fedge.config import DriftSettings, PolicyRule, PolicySettings
-from fedge.drift.interventions import Intervention
-from fedge.drift.labelled import LabelledWindow, error_change, error_rise
-from fedge.drift.monitor import FleetAssessment, StoredFacts, assess
+from fedge.drift.fleet.interventions import Intervention
+from fedge.drift.fleet.labelled import LabelledWindow, error_change, error_rise
+from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts, assess
 
 BY_NAME = {kind.name: kind for kind in KINDS}
 

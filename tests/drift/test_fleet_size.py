@@ -31,11 +31,11 @@ from benchmarks.drift.simulated import (
     make_reference,
 )
 from fedge.config import DriftSettings
-from fedge.drift import multivariate
-from fedge.drift.dependence import estimate
-from fedge.drift.judge import judge
-from fedge.drift.scores import COORDINATES, KINDS, score_sheet
-from fedge.drift.season import fitted
+from fedge.drift.fleet import multivariate
+from fedge.drift.fleet.dependence import estimate
+from fedge.drift.fleet.judge import judge
+from fedge.drift.fleet.scores import COORDINATES, KINDS, score_sheet
+from fedge.drift.fleet.season import fitted
 from fedge.profiles.counts import window_event
 
 FLEET = Fleet.of(DriftSettings())

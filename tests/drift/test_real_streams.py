@@ -19,7 +19,7 @@ from fedge.config import DriftSettings
 from fedge.data.beijing import WEATHER, read_beijing
 from fedge.data.gas import FEATURES, GASES, GasBatch, read_gas
 from fedge.drift import Replay, compare, replay
-from fedge.drift.monitor import Verdict, assess
+from fedge.drift.fleet.monitor import Verdict, assess
 
 pytestmark = pytest.mark.skipif(
     "FEDGE_DATA" not in os.environ, reason="FEDGE_DATA names no folder with downloaded data"

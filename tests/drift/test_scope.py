@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedge.drift.scope import Moves, find_scope, partition
+from fedge.drift.fleet.scope import Moves, find_scope, partition
 
 
 def moves(*sizes: float, error: float = 0.1, statistics: int = 3) -> dict[str, Moves]:

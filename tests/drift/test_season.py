@@ -7,8 +7,8 @@ import pytest
 from fakes.drifting_sites import NUMERIC, REFERENCE, SHA, Site, gateway
 
 from fedge.config import DriftSettings
-from fedge.drift.season import ROUNDS, baseline_end, calendar, fitted, missing
-from fedge.drift.watch import ReleaseWatch, watch_gateway
+from fedge.drift.fleet.season import ROUNDS, baseline_end, calendar, fitted, missing
+from fedge.drift.fleet.watch import ReleaseWatch, watch_gateway
 from fedge.records import Season, WindowReport
 
 HOUR, DAY = 3600.0, 86_400.0

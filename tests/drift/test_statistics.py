@@ -8,11 +8,11 @@ from fakes.drifting_sites import NUMERIC, REFERENCE, SHA, Site, gateway
 from scipy.stats import norm
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Track, fit
-from fedge.drift.detect import certifiable, month_of_tests, scan, threshold
-from fedge.drift.jump import baseline_jump
-from fedge.drift.scores import KINDS, score_sheet
-from fedge.drift.watch import ReleaseWatch, watch_gateway
+from fedge.drift.fleet.baseline import Track, fit
+from fedge.drift.fleet.detect import certifiable, month_of_tests, scan, threshold
+from fedge.drift.fleet.jump import baseline_jump
+from fedge.drift.fleet.scores import KINDS, score_sheet
+from fedge.drift.fleet.watch import ReleaseWatch, watch_gateway
 from fedge.errors import RecordError
 from fedge.records import WindowReport
 

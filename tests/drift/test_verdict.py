@@ -13,9 +13,9 @@ import pytest
 from fakes.drifting_sites import REFERENCE, SHA, Site, gateway
 
 from fedge.config import DriftSettings, PolicyRule, PolicySettings, ServerSettings
-from fedge.drift.interventions import Intervention, InterventionKind, hold_of
-from fedge.drift.monitor import FleetAssessment, StoredFacts, Verdict, assess
-from fedge.drift.policy import DEFAULTS, decide, severity
+from fedge.drift.fleet.interventions import Intervention, InterventionKind, hold_of
+from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts, Verdict, assess
+from fedge.drift.fleet.policy import DEFAULTS, decide, severity
 from fedge.drift.words import Action, Cause, Scope, Severity
 from fedge.errors import SettingError
 from fedge.records import WindowReport
@@ -110,7 +110,7 @@ class TestReplay:
         script = (
             "import json, sys; from pathlib import Path\n"
             "from fedge.config import DriftSettings\n"
-            "from fedge.drift.monitor import assess\n"
+            "from fedge.drift.fleet.monitor import assess\n"
             "from fedge.records import Reference, WindowReport\n"
             "here = Path(sys.argv[1])\n"
             "facts = json.loads((here / 'facts.json').read_text())\n"

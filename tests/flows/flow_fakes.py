@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedge.drift.interventions import Intervention
+from fedge.drift.fleet.interventions import Intervention
 from fedge.errors import OutboundError
 from fedge.records import LabelReport, Participant, RunSpec, TrainingPlan, WindowReport
 from fedge_flows.alerts import Alert

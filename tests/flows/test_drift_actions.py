@@ -21,8 +21,8 @@ from typer.testing import CliRunner
 
 from fedge.cli.main import app
 from fedge.config import AlertSettings, DriftSettings, PolicyRule, PolicySettings
-from fedge.drift.interventions import Intervention
-from fedge.drift.monitor import Due, assess
+from fedge.drift.fleet.interventions import Intervention
+from fedge.drift.fleet.monitor import Due, assess
 from fedge.drift.words import Action
 from fedge.errors import OutboundError, SettingError
 from fedge.privacy.policy import new_policy, write_policy

@@ -18,7 +18,7 @@ from flow_fakes import MemoryBus, run_spec
 from fedge.config import ServerSettings
 from fedge.delivery.candidate import countersign, describe_files, stage
 from fedge.delivery.repository import ReleaseRepository
-from fedge.drift.monitor import FleetAssessment
+from fedge.drift.fleet.monitor import FleetAssessment
 from fedge.errors import SettingError, StateError
 from fedge.models.weights import weights_to_bytes
 from fedge.privacy.policy import new_policy, write_policy

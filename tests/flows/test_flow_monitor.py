@@ -10,8 +10,8 @@ import pytest
 from flow_fakes import PLAN, Clock, FakeGateway, FileFacts, MemoryBus, MemoryInterventions
 
 from fedge.config import DriftSettings
-from fedge.drift.episodes import CohortMember, RunFact
-from fedge.drift.monitor import FleetAssessment, StoredFacts
+from fedge.drift.fleet.episodes import CohortMember, RunFact
+from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts
 from fedge.errors import SettingError
 from fedge.records import Reference, WindowReport
 from fedge_flows.monitor import Actions, Monitored, monitor, read_references, run_fact, run_id_of

@@ -70,7 +70,7 @@ OPERATORS = {
 
 SEND = """
 import sys
-from fedge.drift.interventions import Intervention
+from fedge.drift.fleet.interventions import Intervention
 from fedge_flows.alerts import alert_of
 from fedge_flows.bus import PrefectBus
 for episode in sys.argv[1:]:

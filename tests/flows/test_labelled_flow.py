@@ -10,7 +10,7 @@ from fakes.drifting_sites import REFERENCE, SHA, Site
 from flow_fakes import PLAN, Clock, FakeGateway, FileFacts, MemoryBus, MemoryInterventions
 
 from fedge.config import DriftSettings
-from fedge.drift.monitor import FleetAssessment, assess
+from fedge.drift.fleet.monitor import FleetAssessment, assess
 from fedge.records import LabelReport, WindowReport
 from fedge_flows.monitor import Actions, monitor
 from fedge_flows.progress import Announcer, Claims

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fedge.config import DriftSettings
-from fedge.drift.monitor import FleetAssessment
+from fedge.drift.fleet.monitor import FleetAssessment
 from fedge.simulation.fleet import FleetOptions, SimulatedFleet
 from fedge.simulation.gateway import Inputs, Labels
 from fedge.tasks.digits import CODE, gateway_share

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedge.drift.monitor import FleetAssessment, HeatMap
+from fedge.drift.fleet.monitor import FleetAssessment, HeatMap
 from fedge.drift.report import plots
 from fedge.drift.report.page import Fact, Grid, Page, Section, State, picture, render
 from fedge.drift.report.pictures import EvidenceMap, Mark

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedge.drift.watch import ReleaseWatch
+from fedge.drift.fleet.watch import ReleaseWatch
 from fedge.records import Fingerprint, Record
 
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fedge.drift.class_mix import ClassMix, class_mix
-from fedge.drift.fleet_sensors import sensor_faults
-from fedge.drift.labelled import ErrorRise
-from fedge.drift.movement import OUTPUTS, Movement, StreamMove
+from fedge.drift.fleet.class_mix import ClassMix, class_mix
+from fedge.drift.fleet.labelled import ErrorRise
+from fedge.drift.fleet.movement import OUTPUTS, Movement, StreamMove
+from fedge.drift.fleet.sensors import sensor_faults
 from fedge.drift.words import Cause, SensorFault
 from fedge.records import CLASS_STREAM, OOD_STREAM, NumericStream, Reference
 

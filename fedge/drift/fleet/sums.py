@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.drift.baseline import Baseline, Track
+from fedge.drift.fleet.baseline import Baseline, Track
 
 Floats = NDArray[np.float64]
 

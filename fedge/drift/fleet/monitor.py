@@ -14,21 +14,21 @@ from typing import Literal
 from pydantic import Field
 
 from fedge.config import DriftSettings
-from fedge.drift.diagnosis import Diagnosis, Diagnostician
-from fedge.drift.episodes import (
+from fedge.drift.fleet.diagnosis import Diagnosis, Diagnostician
+from fedge.drift.fleet.episodes import (
     CohortMember,
     Episode,
     RunFact,
     episodes_of,
     freeze_cohort,
 )
-from fedge.drift.heat import HeatMap, heat_map
-from fedge.drift.history import History, Segment, history_of
-from fedge.drift.interventions import MAX_REASON, Intervention, InterventionKind
-from fedge.drift.labelled import LabelledWindow
-from fedge.drift.policy import INTERVENTIONS
-from fedge.drift.verdict import Evidence, Verdict
-from fedge.drift.watch import Alarm, Finding, ReleaseWatch
+from fedge.drift.fleet.heat import HeatMap, heat_map
+from fedge.drift.fleet.history import History, Segment, history_of
+from fedge.drift.fleet.interventions import MAX_REASON, Intervention, InterventionKind
+from fedge.drift.fleet.labelled import LabelledWindow
+from fedge.drift.fleet.policy import INTERVENTIONS
+from fedge.drift.fleet.verdict import Evidence, Verdict
+from fedge.drift.fleet.watch import Alarm, Finding, ReleaseWatch
 from fedge.drift.words import Action
 from fedge.records import Count, Fingerprint, Record, Reference, WindowReport
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.drift.dependence import WANDER, Dependence, estimate, wander_correlation
-from fedge.drift.season import fitted
+from fedge.drift.fleet.dependence import WANDER, Dependence, estimate, wander_correlation
+from fedge.drift.fleet.season import fitted
 
 __all__ = ["WANDER", "Baseline", "Track", "fit", "join", "wander_correlation"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.drift.scores import ScoreSheet, score_sheet
+from fedge.drift.fleet.scores import ScoreSheet, score_sheet
 from fedge.profiles.counts import dyadic
 from fedge.records import (
     CLASS_STREAM,

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.drift.movement import OUTPUTS, Movement, StreamMove
+from fedge.drift.fleet.movement import OUTPUTS, Movement, StreamMove
 from fedge.drift.sensor_faults import FULL_BIN, SILENT, Fault, histogram_fault
 from fedge.drift.words import SensorFault
 from fedge.records import NumericStream, Reference

@@ -6,13 +6,13 @@ import math
 
 import numpy as np
 
-from fedge.drift.cause import CauseFound
 from fedge.drift.expected_accuracy import Calibration, expected_accuracy
+from fedge.drift.fleet.cause import CauseFound
+from fedge.drift.fleet.labelled import ErrorRise
+from fedge.drift.fleet.movement import Piled
+from fedge.drift.fleet.scope import Partition, ScopeFound
+from fedge.drift.fleet.verdict import Evidence, ScopeEvidence
 from fedge.drift.label_shift import NotEstimable
-from fedge.drift.labelled import ErrorRise
-from fedge.drift.movement import Piled
-from fedge.drift.scope import Partition, ScopeFound
-from fedge.drift.verdict import Evidence, ScopeEvidence
 from fedge.records import CONFIDENCE_STREAM, NumericStream, Reference
 
 

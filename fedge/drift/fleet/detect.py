@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Baseline, Track
-from fedge.drift.dependence import wander_ratio
-from fedge.drift.sums import Sums
+from fedge.drift.fleet.baseline import Baseline, Track
+from fedge.drift.fleet.dependence import wander_ratio
+from fedge.drift.fleet.sums import Sums
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift import multivariate
-from fedge.drift.baseline import Baseline, Track, carried, fit
-from fedge.drift.detect import (
+from fedge.drift.fleet import multivariate
+from fedge.drift.fleet.baseline import Baseline, Track, carried, fit
+from fedge.drift.fleet.detect import (
     Scan,
     certifiable,
     limits,
@@ -24,10 +24,10 @@ from fedge.drift.detect import (
     scan,
     threshold,
 )
-from fedge.drift.jump import baseline_jump
-from fedge.drift.multivariate import Found, Tests
-from fedge.drift.scores import KINDS, ScoreSheet
-from fedge.drift.sums import Sums
+from fedge.drift.fleet.jump import baseline_jump
+from fedge.drift.fleet.multivariate import Found, Tests
+from fedge.drift.fleet.scores import KINDS, ScoreSheet
+from fedge.drift.fleet.sums import Sums
 from fedge.records import Record
 
 _PROOF_WINDOWS = 3

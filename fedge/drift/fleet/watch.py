@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Baseline, Track, join
-from fedge.drift.judge import Finding, Judged, judge
-from fedge.drift.scores import ScoreSheet, score_sheet
-from fedge.drift.season import Calendar, baseline_end, calendar, cell_name, missing, well_met
+from fedge.drift.fleet.baseline import Baseline, Track, join
+from fedge.drift.fleet.judge import Finding, Judged, judge
+from fedge.drift.fleet.scores import ScoreSheet, score_sheet
+from fedge.drift.fleet.season import Calendar, baseline_end, calendar, cell_name, missing, well_met
 from fedge.errors import RecordError
 from fedge.records import Reference, WindowReport
 

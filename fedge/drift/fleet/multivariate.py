@@ -30,11 +30,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Baseline, Track
-from fedge.drift.dependence import bandwidth, long_run_form
-from fedge.drift.scores import COORDINATES, KINDS, ScoreSheet
-from fedge.drift.season import fitted
-from fedge.drift.sums import Sums
+from fedge.drift.fleet.baseline import Baseline, Track
+from fedge.drift.fleet.dependence import bandwidth, long_run_form
+from fedge.drift.fleet.scores import COORDINATES, KINDS, ScoreSheet
+from fedge.drift.fleet.season import fitted
+from fedge.drift.fleet.sums import Sums
 
 Floats = NDArray[np.float64]
 

@@ -15,10 +15,10 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 
 from fedge.config import DriftSettings
-from fedge.drift.diagnosis import Diagnosis, Onset
-from fedge.drift.history import History, Segment
-from fedge.drift.policy import RETRAINING
-from fedge.drift.watch import Alarm, Finding, GatewayWatch, ReleaseWatch
+from fedge.drift.fleet.diagnosis import Diagnosis, Onset
+from fedge.drift.fleet.history import History, Segment
+from fedge.drift.fleet.policy import RETRAINING
+from fedge.drift.fleet.watch import Alarm, Finding, GatewayWatch, ReleaseWatch
 from fedge.drift.words import Action
 from fedge.records import Count, Fingerprint, Record, RunId
 

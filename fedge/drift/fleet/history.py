@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedge.config import DriftSettings
-from fedge.drift.interventions import Intervention, Piece, hold_of, in_order, segments
-from fedge.drift.watch import GatewayWatch, ReleaseWatch, watch_gateway
+from fedge.drift.fleet.interventions import Intervention, Piece, hold_of, in_order, segments
+from fedge.drift.fleet.watch import GatewayWatch, ReleaseWatch, watch_gateway
 from fedge.records import Reference, WindowReport
 
 

@@ -13,15 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from fedge.config import DriftSettings
-from fedge.drift.cause import CauseFound, find_cause
-from fedge.drift.evidence import accuracy_of, evidence_of
-from fedge.drift.history import History, Segment
-from fedge.drift.labelled import ErrorRise, LabelledWindow, error_change, error_rise
-from fedge.drift.movement import Counted, Movement, movement
-from fedge.drift.policy import decide, severity
-from fedge.drift.scope import Moves, ScopeFound, find_scope
-from fedge.drift.verdict import Evidence
-from fedge.drift.watch import ReleaseWatch
+from fedge.drift.fleet.cause import CauseFound, find_cause
+from fedge.drift.fleet.evidence import accuracy_of, evidence_of
+from fedge.drift.fleet.history import History, Segment
+from fedge.drift.fleet.labelled import ErrorRise, LabelledWindow, error_change, error_rise
+from fedge.drift.fleet.movement import Counted, Movement, movement
+from fedge.drift.fleet.policy import decide, severity
+from fedge.drift.fleet.scope import Moves, ScopeFound, find_scope
+from fedge.drift.fleet.verdict import Evidence
+from fedge.drift.fleet.watch import ReleaseWatch
 from fedge.drift.words import Action, Severity
 from fedge.records import Reference, WindowReport
 

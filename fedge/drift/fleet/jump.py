@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.config import DriftSettings
-from fedge.drift.baseline import Baseline, Track
-from fedge.drift.dependence import bandwidth, estimate
-from fedge.drift.detect import threshold
-from fedge.drift.season import fitted
+from fedge.drift.fleet.baseline import Baseline, Track
+from fedge.drift.fleet.dependence import bandwidth, estimate
+from fedge.drift.fleet.detect import threshold
+from fedge.drift.fleet.season import fitted
 
 Floats = NDArray[np.float64]
 

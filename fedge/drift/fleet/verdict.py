@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from fedge.drift.expected_accuracy import BLIND_SPOT
-from fedge.drift.watch import Finding
+from fedge.drift.fleet.watch import Finding
 from fedge.drift.words import Action, Cause, Scope, SensorFault, Severity
 from fedge.records import Count, Fingerprint, Record
 

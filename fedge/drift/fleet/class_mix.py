@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedge.drift.movement import Movement, node_shares
+from fedge.drift.fleet.movement import Movement, node_shares
 from fedge.profiles.counts import dyadic
 from fedge.records import CLASS_STREAM, Reference
 
