@@ -1,11 +1,10 @@
-"""Class shares without labels, and whether a change of them explains how a feature moved.
+"""Class shares without labels.
 
 Black-box shift estimation (Lipton, Wang and Smola, "Detecting and correcting for
 label shift with black box predictors", ICML 2018): if only the class shares
 changed, the shares of the model's predictions are the confusion matrix times the
 new class shares, and solving for them needs nothing but counts. Whether that
-"if" holds is tested: then every feature's histogram now is its histograms by
-class in the reference, mixed by the new shares.
+"if" holds is tested by whoever asks, on the features by class.
 
 All inputs are sums over rows, so those of many sites, noised or not, may be added first.
 """
@@ -72,43 +71,6 @@ class ClassShares:
         return errors
 
 
-@dataclass(frozen=True, slots=True)
-class MixtureFit:
-    """How one histogram fits a mixture of the reference's histograms by class.
-
-    Attributes:
-        before: chi-square of the histogram against the reference's own mixture.
-        after: chi-square against the mixture by the new shares.
-        degrees: degrees of freedom of both.
-    """
-
-    before: float
-    after: float
-    degrees: int
-
-    @property
-    def p_value(self) -> float:
-        """How likely a distance as `after` is if the new shares explain all."""
-        from scipy.special import chdtrc
-
-        return float(chdtrc(self.degrees, self.after))
-
-    @property
-    def moved_p_value(self) -> float:
-        """How likely a distance as `before` is if nothing moved."""
-        from scipy.special import chdtrc
-
-        return float(chdtrc(self.degrees, self.before))
-
-    @property
-    def explained(self) -> float:
-        """The part of the movement beyond chance that the new shares explain, 0 to 1."""
-        beyond = self.before - self.degrees
-        if beyond <= 0:
-            return 0.0
-        return float(np.clip(1 - max(0.0, self.after - self.degrees) / beyond, 0.0, 1.0))
-
-
 def bbse(
     confusion: NDArray[np.floating] | NDArray[np.integer],
     predicted: NDArray[np.floating] | NDArray[np.integer],
@@ -146,42 +108,6 @@ def bbse(
     if float(np.sqrt(np.diagonal(covariance).max())) > WORST_ERROR:
         return NotEstimable("too few rows to tell the class shares")
     return ClassShares(_to_shares(raw), covariance, per_class / per_class.sum())
-
-
-def explains(
-    shares: ClassShares,
-    by_class: NDArray[np.floating] | NDArray[np.integer],
-    now: NDArray[np.floating] | NDArray[np.integer],
-    *,
-    noise: float = 0.0,
-    inflation: float = 1.0,
-) -> MixtureFit | NotEstimable:
-    """Whether new class shares explain a feature's histogram.
-
-    Args:
-        by_class: [K, B], reference rows by class and bin.
-        now: [B], rows now by bin.
-        noise: variance of the noise in each entry of `now`.
-        inflation: variance of `now` over that of independent rows.
-    """
-    by_class, now = np.asarray(by_class, np.float64), np.asarray(now, np.float64)
-    per_class, rows = by_class.sum(axis=1), float(now.sum())
-    if (per_class <= 0).any() or rows <= 0:
-        return NotEstimable("a class has no reference row, or there is no row now")
-    used = (by_class.sum(axis=0) > 0) | (now > 0)
-    rates, seen = by_class[:, used] / per_class[:, None], now[used] / rows
-    noised = np.eye(len(seen)) * (noise / rows**2)
-    distances = []
-    for mix in (shares.reference, shares.shares):
-        expected = mix @ rates
-        # The larger of expected and seen shares: a bin that was empty before has no variance.
-        spread = inflation * _multinomial(np.maximum(expected, np.clip(seen, 0, 1))) / rows
-        spread = spread + noised + rates.T @ shares.covariance @ rates * (mix is shares.shares)
-        for share, rate, n in zip(mix, rates, per_class, strict=True):
-            spread = spread + share**2 * _multinomial(rate) / n
-        off = seen - expected
-        distances.append(float(off @ np.linalg.pinv(spread, rcond=1e-9, hermitian=True) @ off))
-    return MixtureFit(distances[0], distances[1], max(1, int(used.sum()) - 1))
 
 
 def _multinomial(shares: Floats) -> Floats:

@@ -295,3 +295,52 @@ def test_a_window_larger_than_the_reference_is_judged() -> None:
     found = replay(table(**columns), reference_rows=400, window=500)
 
     assert found.alarms[0].features[0] == "x1"
+
+
+def test_a_replay_carries_its_settings_and_names_itself_shortly() -> None:
+    found = replay(
+        table(**normal(600, 2)),
+        reference_rows=400,
+        window=50,
+        epsilon=2.0,
+        false_alarms=0.1,
+        min_effect=0.3,
+        seed=7,
+    )
+
+    settings = (found.false_alarms, found.min_effect, found.epsilon, found.seed)
+    assert settings == (0.1, 0.3, 2.0, 7)
+    assert repr(found) == "Replay(600 rows, 4 windows of 50, no alarm)"
+
+
+def test_a_label_that_cannot_be_used_is_told() -> None:
+    rows = table(**normal(600, 2), y=np.full(600, np.nan))
+
+    found = replay(Table(rows.columns, Roles(label="y")), reference_rows=400, window=50)
+
+    assert any("label is not watched" in note for note in found.reference.notes)
+
+
+def test_without_a_label_no_sentence_speaks_of_one() -> None:
+    rows = normal(1_000, 3)
+    rows["x1"][700:] += 2
+
+    alarm = replay(table(**rows), reference_rows=500, window=50).alarms[0]
+
+    assert alarm.cause == "covariate" and "label" not in alarm.sentence
+    assert alarm.expected is None
+
+
+def test_with_a_label_the_alarm_tells_what_accuracy_to_expect() -> None:
+    rng = np.random.default_rng(0)
+    rows = normal(1_600, 3)
+    rows["x1"][1_000:] += 2
+    label = (rows["x0"] + rows["x1"] + rng.normal(size=1_600) > 0).astype(np.float64)
+    stream = table(**rows, y=label)
+
+    found = replay(Table(stream.columns, Roles(label="y")), reference_rows=800, window=50)
+
+    alarm = found.alarms[0]
+    assert alarm.expected is not None and alarm.expected.low < alarm.expected.value <= 1
+    told = json.loads(json.dumps(found.to_json()))["alarms"][0]["expected_accuracy"]
+    assert told["value"] == alarm.expected.value

@@ -146,3 +146,24 @@ class TestHistograms:
 
         assert histogram_fault(self.BEFORE, now, noise=900.0) is None
         assert histogram_fault(self.BEFORE, np.zeros(16)) is None
+
+
+def test_numbers_near_the_largest_are_judged_like_others() -> None:
+    values = np.random.default_rng(0).normal(5.0, 1.0, size=400)
+
+    with np.errstate(over="raise", invalid="raise"):
+        fault = value_fault(values * 1e306, values[:100] * 1e307)
+
+    assert fault is not None and fault.kind == "unit-change"
+    assert fault.value == pytest.approx(10.0, rel=0.1)
+
+
+def test_a_wild_factor_is_seen_though_the_window_began_before_it() -> None:
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=500)
+    recent = values[400:450].copy()
+    recent[20:] *= 1000
+
+    fault = value_fault(values[:400], recent)
+
+    assert fault is not None and fault.kind == "unit-change"
+    assert fault.value == pytest.approx(1000, rel=0.4)

@@ -121,13 +121,15 @@ def confidence(facts: Facts) -> Floats:
 
 def surprise(facts: Facts) -> Floats:
     """Whether the answer was wrong, minus how likely the model thought that to be."""
-    return wrong(facts) - (1 - confidence(facts))
+    surprises: Floats = wrong(facts) - (1 - confidence(facts))
+    return surprises
 
 
 def residual_of(index: int) -> Score:
     def score(facts: Facts) -> Floats:
         truth = truth_of(facts)
-        return held(truth == index, truth) - np.asarray(facts.probabilities)[:, index]
+        rest: Floats = held(truth == index, truth) - np.asarray(facts.probabilities)[:, index]
+        return rest
 
     return score
 

@@ -27,6 +27,9 @@ MAX_LIMIT = 12.0
 """Standard errors that alarm however few degrees of freedom there are: overwhelming evidence. What
 this costs in certainty is reported (`Baseline.certified`)."""
 
+SURE_DEGREES = 1e4
+"""Degrees of freedom of a variance that is not estimated."""
+
 _TREND_REACH = 2.0
 """A trend within the reference is allowed to go on for this many lengths of the reference."""
 
@@ -73,6 +76,28 @@ class Baseline:
         """This one with at most so many degrees of freedom, float64[T]."""
         strays = replace(self.strays, degrees=np.minimum(self.strays.degrees, degrees))
         return replace(self, strays=strays)
+
+    def counting(self, events: NDArray[np.bool_], run: float) -> Baseline:
+        """This one with the scores `events`, 0 or 1, taken for counts of runs of `run` rows.
+
+        A rare event says nothing about its own persistence: its rows are taken to come in runs,
+        and its share is half a run more than was seen (Jeffreys' prior).
+        """
+        share = np.clip((self.mean * self.rows / run + 0.5) / (self.rows / run + 1), 1e-9, 1 - 1e-9)
+        variance = share * (1 - share)
+        skew = (1 - 2 * share) / np.sqrt(variance) * math.sqrt(run)
+        strays = replace(
+            self.strays,
+            power=np.where(events[:, None], 0.0, self.strays.power),
+            degrees=np.where(events, SURE_DEGREES, self.strays.degrees),
+            trend=np.where(events, 0.0, self.strays.trend),
+        )
+        return replace(
+            self,
+            strays=strays,
+            least=np.where(events, variance * run, self.least),
+            skew=np.where(events, skew, self.skew),
+        )
 
     def carrying(self, other: Baseline, mine: list[int], others: list[int]) -> Baseline:
         """This one, believing the persistence of `other` where that is stronger.
@@ -147,33 +172,45 @@ def symmetric(z: Floats, skew: Floats) -> Floats:
     return result
 
 
-def limits(degrees: Floats, false_alarms: float) -> Floats:
-    """float64[T], the |z| above which a statistic alarms, of T that share the budget evenly."""
-    level = false_alarms / (WINDOWS_PER_MONTH * len(LENGTHS) * max(1, len(degrees)))
-    return np.array([_limit(min(0.5, level / 2), float(d)) for d in np.round(degrees, 1)])
+def limits(degrees: Floats, false_alarms: float, shares: Floats) -> Floats:
+    """float64[L, T], the |z| above which a statistic alarms.
+
+    Args:
+        degrees: float64[L, T], of freedom.
+        shares: float64[T], of the budget; all lengths of a statistic share alike.
+    """
+    level = np.minimum(0.5, false_alarms * shares / (WINDOWS_PER_MONTH * len(degrees)) / 2)
+    levels = np.broadcast_to(level, degrees.shape)
+    known = np.stack([levels, np.round(np.minimum(degrees, SURE_DEGREES), 1)], axis=-1)
+    pairs, place = np.unique(known.reshape(-1, 2), axis=0, return_inverse=True)
+    limit = np.array([_limit(float(p), float(d)) for p, d in pairs])
+    found: Floats = limit[place.reshape(-1)].reshape(degrees.shape)
+    return found
 
 
 @lru_cache(maxsize=4096)
 def _limit(level: float, degrees: float) -> float:
-    from scipy.stats import t  # heavy, and needed only where a threshold is computed
+    from scipy.special import stdtrit  # heavy, and needed only where a threshold is computed
 
-    return min(MAX_LIMIT, float(t.isf(level, degrees)))
+    return min(MAX_LIMIT, -float(stdtrit(degrees, level)))
 
 
 def false_alarm_rate(z: Floats, degrees: Floats, statistics: int) -> Floats:
     """False alarms per 720 windows, of all `statistics` alike, at a threshold of |z|."""
-    from scipy.stats import t
+    from scipy.special import stdtr
 
-    rate: Floats = 2 * t.sf(np.abs(z), degrees) * WINDOWS_PER_MONTH * len(LENGTHS) * statistics
+    rate: Floats = 2 * stdtr(degrees, -np.abs(z)) * WINDOWS_PER_MONTH * len(LENGTHS) * statistics
     return rate
 
 
 def certified(limit: Floats, degrees: Floats, rows: int, window: int, budget: float) -> float:
     """False alarms per 720 windows that a baseline can vouch for; never below the budget.
 
+    `limit` and `degrees` are float64[L, T].
+
     Infinite where the reference holds fewer than four windows: nothing then says how windows differ
     from each other.
     """
     if rows < 4 * window:
         return math.inf
-    return max(budget, float(false_alarm_rate(limit, degrees, 1).sum()))
+    return max(budget, float(false_alarm_rate(limit, degrees, 1).sum()) / len(LENGTHS))

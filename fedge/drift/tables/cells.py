@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fedge.drift.tables.table import Column
 
 Floats = NDArray[np.float64]
+Codes = NDArray[np.uint8]
 
 BINS = 20
 """Cells of a number at most: at 20, ranks in cells know nearly all that ranks of rows do."""
@@ -44,11 +45,13 @@ class Blocks:
         of_row = np.arange(rows, dtype=np.int64) * blocks // max(1, rows)
         return cls(of_row, np.bincount(of_row, minlength=blocks).astype(np.float64))
 
-    def count(self, cells: NDArray[np.int64], number: int) -> Floats:
+    def count(self, cells: Codes, number: int) -> Floats:
         """float64[G, number], how often each cell occurs in each block."""
         blocks = len(self.rows)
-        flat = np.bincount(self.of_row * number + cells, minlength=blocks * number)
-        return flat.reshape(blocks, number).astype(np.float64)
+        place = self.of_row * number
+        place += cells
+        counted = np.bincount(place, minlength=blocks * number)
+        return counted.reshape(blocks, number).astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class CellCounts:
     Attributes:
         reference, current: float64[G, B + 1] counts by block; the last cell holds missing values.
         totals: float64[B + 1] each, the same over all blocks.
-        codes: int64[n] and int64[m], the cell of each row.
+        codes: uint8[n] and uint8[m], the cell of each row.
         labels: B texts that name the cells of categories; empty for numbers.
         known: float64[k], the reference's values in increasing order, without missing ones; empty
             for categories.
@@ -69,7 +72,7 @@ class CellCounts:
     reference: Floats
     current: Floats
     totals: tuple[Floats, Floats]
-    codes: tuple[NDArray[np.int64], NDArray[np.int64]]
+    codes: tuple[Codes, Codes]
     labels: tuple[str, ...]
     known: Floats
     ordered: bool
@@ -107,7 +110,8 @@ def count_categories(
     codes = []
     for column in (reference, current):
         to_cell = np.array(
-            [place.get(t, len(kept) + (t not in known)) for t in column.categories] + [number - 1]
+            [place.get(t, len(kept) + (t not in known)) for t in column.categories] + [number - 1],
+            dtype=np.uint8,
         )
         missing = np.isnan(column.values)
         indices = np.where(missing, len(column.categories), column.values).astype(np.int64)
@@ -129,24 +133,23 @@ def _edges(known: Floats, bins: int) -> tuple[Floats, int]:
     """
     if not len(known):
         return np.empty(0), 0
-    steps = np.flatnonzero(known[1:] != known[:-1])
-    if len(steps) < BINS:
-        values = np.append(known[steps], known[-1])
+    rises = known[1:] != known[:-1]
+    if np.count_nonzero(rises) < BINS:
+        values = np.append(known[:-1][rises], known[-1])
         return np.append(values, np.nextafter(values[-1], np.inf)), len(values)
     cuts = known[(np.arange(1, bins) * len(known)) // bins]
     heavy = np.unique(cuts[1:][cuts[1:] == cuts[:-1]])
     return np.unique(np.concatenate([cuts, np.nextafter(heavy, np.inf)])), 0
 
 
-def _cells(edges: Floats, values: Floats) -> NDArray[np.int64]:
+def _cells(edges: Floats, values: Floats) -> Codes:
     # With so few edges, counting the edges passed is several times faster than searching them.
-    passed = np.zeros(len(values), dtype=np.uint8)
+    cells = np.zeros(len(values), dtype=np.uint8)
+    passed = np.empty(len(values), dtype=np.bool_)
     for edge in edges:
-        passed += (values >= edge).view(np.uint8)
-    cells = passed.astype(np.int64)
-    missing = np.isnan(values)
-    if missing.any():
-        cells[missing] = len(edges) + 1
+        np.greater_equal(values, edge, out=passed)
+        cells += passed.view(np.uint8)
+    cells[np.isnan(values)] = len(edges) + 1
     return cells
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from fedge.drift.distances import Effect
 from fedge.drift.tables.cells import Blocks
 from fedge.drift.tables.comparison import ColumnVerdict, Comparison, State
 from fedge.drift.tables.encoding import Group
@@ -42,6 +43,12 @@ from fedge.errors import SettingError, TableError
 
 LEAST_ROWS = 20
 """Tables with fewer rows are not tested: hardly any drift would show, and what shows is chance."""
+
+EXPLAINED_ROWS = 1_000
+"""Rows of each table, the latest, from which a cause is told: more make it slow and no clearer."""
+
+EXPLAINED_LABELLED_ROWS = 20_000
+"""The same where there are labels: what they tell of a small change needs more rows."""
 
 Say = Callable[[str], None]
 
@@ -116,8 +123,10 @@ class _Work:
         beyond = [*([relations] if relations else []), *(Unit((trial,), 1) for trial in outputs)]
         own = [Unit(column.trials, len(column.trials)) for column in columns]
         family = Family.of([*own, *beyond])
+        effects = effects_of(columns)
         for place, column in enumerate(columns):
-            verdicts[column.reference.name] = self._verdict(column, family, place)
+            found = self._verdict(column, family, place, effects[place])
+            verdicts[column.reference.name] = found
         for pair in pairs:
             verdicts.setdefault(pair[0].name, untested(pair, "holds no value to compare"))
         gone = {c.name for c in verdicts.values() if c.state == "drift"}
@@ -179,15 +188,17 @@ class _Work:
         old, new = (tuple(pair[side] for pair in pairs) for side in (0, 1))
         return Table(old, kept), Table(new, kept)
 
-    def _verdict(self, column: ColumnTrials, family: Family, unit: int) -> ColumnVerdict:
+    def _verdict(
+        self, column: ColumnTrials, family: Family, unit: int, effects: tuple[Effect, ...]
+    ) -> ColumnVerdict:
         number = len(column.trials)
         level = self.false_alarms / (len(family.adjusted) * number)
         detectable = column.detectable(level)
         moved = [m for t in column.trials if (m := self._moved(t, family, unit))]
         strongest = max(moved, key=lambda m: m.strength, default=None)
-        effects = effects_of(column)
         values = column.reference.values, column.current.values
-        gaps = float(np.isnan(values[0]).mean()), float(np.isnan(values[1]).mean())
+        totals = column.cells.totals
+        gaps = float(totals[0][-1]) / len(values[0]), float(totals[1][-1]) / len(values[1])
         boolean = column.reference.kind == "boolean" and max(gaps) < 1
         shares = (float(np.nanmean(values[0])), float(np.nanmean(values[1]))) if boolean else None
         best = min(column.trials, key=lambda t: t.p_value)
@@ -257,9 +268,12 @@ class _Work:
         if not moved:
             return None
         pairs, _ = sorted_out(self.reference, self.current)
+        both = self._common(pairs)
+        most = EXPLAINED_LABELLED_ROWS if both[0].roles.label else EXPLAINED_ROWS
+        reference, current = (table[max(0, table.rows - most) :] for table in both)
         # Squares of the largest numbers overflow; what is infinite then is no mark of any cause.
         with np.errstate(over="ignore", invalid="ignore"):
-            return explain(*self._common(pairs), moved)
+            return explain(reference, current, moved)
 
 
 def _features(explained: Explanation | None, drift: Sequence[ColumnVerdict]) -> tuple[str, ...]:

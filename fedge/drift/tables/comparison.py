@@ -6,10 +6,10 @@ Records only; `compare` makes them. States are derived from the numbers kept her
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
-from fedge.drift.effects import Effect
+from fedge.drift.distances import Effect
 from fedge.drift.tables.findings import TableFinding
 from fedge.drift.tables.frames import ComparisonFaces
 from fedge.drift.tables.outcome import Json, Moved
@@ -53,7 +53,7 @@ class ColumnVerdict:
         return {"drift": True, "no drift": False}.get(self.state)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Comparison(ComparisonFaces):
     """Two tables compared.
 
@@ -70,8 +70,8 @@ class Comparison(ComparisonFaces):
         min_effect: least shift, in reference standard deviations, that counts.
     """
 
-    reference: Table = field(repr=False)
-    current: Table = field(repr=False)
+    reference: Table
+    current: Table
     columns: tuple[ColumnVerdict, ...]
     others: tuple[Moved, ...]
     findings: tuple[TableFinding, ...]
@@ -84,12 +84,23 @@ class Comparison(ComparisonFaces):
     false_alarms: float
     min_effect: float
 
+    def __repr__(self) -> str:
+        if self.state != "drift":
+            return f"Comparison({self.headline})"
+        drifted = sum(column.state == "drift" for column in self.columns)
+        return f"Comparison(drift in {drifted} of {len(self.columns)} columns, cause {self.cause})"
+
     @property
     def state(self) -> State:
         """The verdict about the whole table."""
         if self.others or any(column.state == "drift" for column in self.columns):
             return "drift"
         return "unknown" if self.unknown else "no drift"
+
+    @property
+    def headline(self) -> str:
+        """Verdict and sentence; a sentence about no drift tells the verdict itself."""
+        return f"drift: {self.sentence}" if self.state == "drift" else self.sentence
 
     @property
     def drifted(self) -> bool | None:

@@ -80,7 +80,8 @@ def cells(column: Column, category: str) -> NDArray[np.bool_]:
     """bool[n], which rows hold a category. By its text: tables may number theirs differently."""
     if category not in column.categories:
         return np.zeros(len(column.values), dtype=np.bool_)
-    return column.values == column.categories.index(category)
+    held: NDArray[np.bool_] = column.values == column.categories.index(category)
+    return held
 
 
 def fit_design(reference: Table) -> Design:

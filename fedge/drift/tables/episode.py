@@ -8,8 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from fedge.drift.sensor_faults import value_fault
 from fedge.drift.tables.baselines import LENGTHS, MAX_LIMIT, false_alarm_rate
 from fedge.drift.tables.encoding import RowStatistic
+from fedge.drift.tables.gross import GROSS
 from fedge.drift.tables.outcome import Moved
 from fedge.drift.tables.table import Table
 from fedge.drift.tables.watching import Judged, Sums, Watch
@@ -70,13 +72,16 @@ class Change:
 def change(watch: Watch, windows: Sums, judged: Judged, at: int, min_effect: float) -> Change:
     """What alarmed in the last of `windows`, which is number `at` of `judged`."""
     strength, effect = judged.strength[at], judged.effect[at]
-    large = np.abs(effect) >= min_effect
+    large = judged.large(min_effect)[at]
     length = np.where(large, np.nan_to_num(strength, nan=-1.0), -1.0).argmax(axis=0)
     every = np.arange(strength.shape[1])
     best = np.where(large[length, every], strength[length, every], 0.0)
     z = judged.z[at][length, every]
-    degrees = watch.baseline.strays.degrees
-    rate = np.where(best > 0, false_alarm_rate(np.nan_to_num(z), degrees, len(every)), np.inf)
+    rate = np.where(
+        best > 0,
+        false_alarm_rate(np.nan_to_num(z), watch.degrees[length, every], len(every)),
+        np.inf,
+    )
     alarmed = best > 1.0
     ranked = (best > _LISTED) & _discovered(rate / rate_of_chance(len(every)))
     order = [int(i) for i in np.argsort(-best, kind="stable") if alarmed[i] or ranked[i]]
@@ -211,6 +216,34 @@ def returned(watch: Watch, windows: Sums, found: Change, min_effect: float) -> b
     return bool(moved) and all(abs(now) <= _LEFT * abs(then) for now, then in moved)
 
 
+def new_fault(
+    watch: Watch, stream: Table, windows: Sums, judged: Judged, known: set[str], min_effect: float
+) -> Change | None:
+    """A sensor other than those of the columns `known` that broke while an alarm stands.
+
+    `judged` is the last of `windows`. Only gross signs count, and only those that bear the mark of
+    a fault: what else moves while a stream is under way is taken for the rest of its change.
+    """
+    gross = [s.name in GROSS and s.columns[0] not in known for s in watch.statistics]
+    if not (judged.alarms(min_effect)[0] & np.array(gross)).any():
+        return None
+    found = change(watch, windows, judged, 0, min_effect)
+    start, end = int(windows.start[0]), int(windows.end[-1])
+
+    def broken(one: Moved) -> bool:
+        column = one.statistic.columns[0]
+        before = stream.column(column).values[watch.start : watch.end]
+        return (
+            one.statistic.name in GROSS
+            and column not in known
+            and one.strength > 1.0
+            and value_fault(before, stream.column(column).values[start:end]) is not None
+        )
+
+    moved = tuple(one for one in found.moved if broken(one))
+    return Change(start, moved, found.confidence) if moved else None
+
+
 def settled(
     watch: Watch, stream: Table, start: int, end: int, found: Change, min_effect: float
 ) -> bool:
@@ -219,7 +252,7 @@ def settled(
     The persistence is that of the watch from before the change; the rows themselves, if they are
     under way, would show one that excuses them.
     """
-    from scipy.stats import t  # heavy
+    from scipy.special import stdtrit
 
     scores = watch.scores(stream, start, end)
     half = len(scores) // 2
@@ -230,7 +263,7 @@ def settled(
         z = (second[0] - first[0]) / np.sqrt(2 * grown * watch.baseline.of_mean(half))
     effect = (second[0] - first[0]) / watch.baseline.unit
     degrees = watch.baseline.strays.degrees
-    limit = np.minimum(MAX_LIMIT, t.isf(_SETTLED / 2 / len(degrees), degrees))
+    limit = np.minimum(MAX_LIMIT, -stdtrit(degrees, _SETTLED / 2 / len(degrees)))
     # A statistic that neither half has says nothing: NaN compares false.
     if ((np.abs(z) > limit) & (np.abs(effect) >= min_effect)).any():
         return False

@@ -100,13 +100,13 @@ def explain(
     if faults:
         return _sensor(faults, named)
     if (share := unfamiliar(reference, recent)) >= FAR_ROWS:
-        return _explanation("ood", named, min(0.99, share), _expected(sides))
+        return _explanation("ood", named, min(0.99, share), sides, _expected(sides))
     cause, sure = _judge(sides, moved)
     features = named or _found(sides, moved)
     if cause in ("concept", "label") and sides.labelled is not None:
         features = _with_label(sides, sides.labelled, cause, named)
     expected = _expected(sides) if cause != "concept" else None
-    return _explanation(cause, features, sure, expected)
+    return _explanation(cause, features, sure, sides, expected)
 
 
 def _with_model(reference: Table, outputs: OutputEncoder | None) -> OutputEncoder | None:
@@ -256,8 +256,9 @@ def _expected(sides: Sides) -> ExpectedAccuracy | None:
     return found if isinstance(found, ExpectedAccuracy) else None
 
 
+_MEANING = "what they mean for the label did not, as far as can be seen."
 _WORDS: dict[Cause, str] = {
-    "covariate": "The inputs moved; what they mean for the label did not, as far as can be seen.",
+    "covariate": "The inputs moved.",
     "label": "The class shares changed; rows of each class look as before.",
     "concept": "What the inputs mean for the label changed.",
     "ood": "Most rows lie outside of all that the reference holds.",
@@ -267,9 +268,15 @@ _WORDS: dict[Cause, str] = {
 
 
 def _explanation(
-    cause: Cause, features: tuple[str, ...], sure: float, expected: ExpectedAccuracy | None
+    cause: Cause,
+    features: tuple[str, ...],
+    sure: float,
+    sides: Sides,
+    expected: ExpectedAccuracy | None,
 ) -> Explanation:
     sentence = _WORDS[cause]
+    if cause == "covariate" and sides.labelled is not None:
+        sentence = f"{sentence[:-1]}; {_MEANING}"
     if features:
         sentence += f" Columns: {', '.join(features[:4])}."
     if expected is not None:

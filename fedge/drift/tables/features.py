@@ -36,6 +36,10 @@ SCALE_VISITS = 60.0
 SHAPE_VISITS = 160.0
 """The same for skew, tails and products of two columns, which come in longer bursts."""
 
+MOSTLY = 0.8
+"""A column of which one value makes up more than this part is one of rare events (rain): it has no
+shape, and when two of them come together is chance that comes in bursts."""
+
 MAX_CELLS = 24
 RARE_SHARE = 0.01
 """Categories below this share of the reference rows are pooled as `rare`."""
@@ -202,15 +206,22 @@ def _ranked(column: Column) -> tuple[tuple[RowStatistic, ...], RankTable]:
     Both need a column that visits its range several times within the reference: of one that
     wanders through it once, the shape is chance.
     """
-    table = RankTable.of(column.values[~np.isnan(column.values)])
+    present = column.values[~np.isnan(column.values)]
+    table = RankTable.of(present)
     distinct = len(table.values)
     names: tuple[str, ...] = ("location", "scale", "skew", "tails")
     names = names[: 1 if distinct == 2 else 2 if distinct < 6 else 4]
     if distinct > 1:
         visits = independent_rows(table(column.values)[:, :1])[0]
-        names = names[: 1 if visits < SCALE_VISITS else 2 if visits < SHAPE_VISITS else 4]
+        shaped = visits >= SHAPE_VISITS and commonest(present) <= MOSTLY
+        names = names[: 1 if visits < SCALE_VISITS else 4 if shaped else 2]
     statistics = tuple(RowStatistic((column.name,), kind, "feature") for kind in names)
     return statistics, RankTable(table.values, table.rows[:, : len(names)])
+
+
+def commonest(values: Floats) -> float:
+    """Share of the value that occurs most."""
+    return float(np.unique(values, return_counts=True)[1].max() / len(values))
 
 
 def _steps(values: Floats) -> Floats:

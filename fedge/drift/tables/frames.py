@@ -69,8 +69,7 @@ class ComparisonFaces:
             for c in ranked
         ]
         heads = ("column", "type", "state", "p-value", "effect", "")
-        title = f"{self.state}: {self.sentence}"
-        return table_html(title, heads, rows)
+        return table_html(self.headline, heads, rows)
 
 
 class ReplayFaces:

@@ -177,18 +177,21 @@ def _autoregression(unit: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
     innovation = np.maximum((unit**2).mean(axis=0), 1e-12)
     score, chosen = np.full(columns, np.inf), np.ones(columns, dtype=np.int64)
     chosen_innovation = innovation.copy()
-    forward, backward = unit[1:], unit[:-1]
+    forward, backward = unit[1:].copy(), unit[:-1].copy()
+    work = np.empty((2, *forward.shape))
     for order in range(1, most + 1):
-        norm = (forward**2).sum(axis=0) + (backward**2).sum(axis=0)
-        reflection = 2 * (forward * backward).sum(axis=0) / np.maximum(norm, 1e-300)
+        norm = _dot(forward, forward) + _dot(backward, backward)
+        reflection = 2 * _dot(forward, backward) / np.maximum(norm, 1e-300)
         previous = weights[: order - 1].copy()
         weights[: order - 1] = previous - reflection * previous[::-1]
         weights[order - 1] = reflection
         innovation = innovation * np.maximum(1 - reflection**2, 1e-12)
-        forward, backward = (
-            (forward - reflection * backward)[1:],
-            (backward - reflection * forward)[:-1],
-        )
+        # In place: new memory for each order costs more than the arithmetic.
+        np.multiply(backward, reflection, out=work[0, : len(forward)])
+        np.multiply(forward, reflection, out=work[1, : len(forward)])
+        forward -= work[0, : len(forward)]
+        backward -= work[1, : len(backward)]
+        forward, backward = forward[1:], backward[:-1]
         criterion = rows * np.log(innovation) + 2 * order
         better = criterion < score
         score = np.where(better, criterion, score)
@@ -196,6 +199,12 @@ def _autoregression(unit: Floats) -> tuple[Floats, Floats, NDArray[np.int64]]:
         chosen_innovation = np.where(better, innovation, chosen_innovation)
         best = np.where(better, weights, best)
     return best, chosen_innovation * rows / np.maximum(rows - chosen - 1, 1), chosen
+
+
+def _dot(first: Floats, second: Floats) -> Floats:
+    """float64[T], sums over rows of the products of float64[n, T]."""
+    total: Floats = np.einsum("ij,ij->j", first, second)
+    return total
 
 
 def _unbiased(weights: Floats, order: NDArray[np.int64], rows: Floats) -> tuple[Floats, Floats]:

@@ -56,7 +56,9 @@ def columns_with_faults(
     return {
         name: fault
         for name in moved
-        if name in {c.name for c in numbers} and (fault := _broken(sides, name, moved))
+        if name in named
+        and name in {c.name for c in numbers}
+        and (fault := _broken(sides, name, moved))
     }
 
 
@@ -126,6 +128,9 @@ def _outside(known: Column, now: Column) -> NDArray[np.bool_]:
     finite = known.values[np.isfinite(known.values)]
     if len(finite) == 0:
         return np.zeros(len(now.values), dtype=np.bool_)
-    margin = FAR * (finite.max() - finite.min())
+    # Halves first: the range of two finite numbers may not be finite.
+    margin = 2 * FAR * (finite.max() / 2 - finite.min() / 2)
     # NaN compares false: a missing value is not unfamiliar.
-    return (now.values > finite.max() + margin) | (now.values < finite.min() - margin)
+    above, below = finite.max() + margin, finite.min() - margin
+    outside: NDArray[np.bool_] = (now.values > above) | (now.values < below)
+    return outside

@@ -218,16 +218,17 @@ def judge_shape(cells: CellCounts, inflation: tuple[float, float], degrees: floa
         degrees: of freedom behind it.
     """
     tables = (cells.reference[:, :-1], cells.current[:, :-1])
-    target = merged(cells.totals[0][:-1], cells.totals[1][:-1])
+    totals = (cells.totals[0][:-1], cells.totals[1][:-1])
+    target = merged(*totals)
     number = np.unique(target)
     if len(number) < 2:
         return None
     joined = [_joined(counts, target, number) for counts in tables]
-    shares = [counts.sum(axis=0) / max(1.0, counts.sum()) for counts in joined]
+    known = [max(1.0, float(total.sum())) for total in totals]
+    shares = [_joined(t[None], target, number)[0] / k for t, k in zip(totals, known, strict=True)]
     middle = (shares[0] + shares[1]) / 2
     covariance = sum(
-        _covariance(counts, share, over)
-        for counts, share, over in zip(joined, shares, inflation, strict=True)
+        _covariance(*side) for side in zip(joined, known, shares, inflation, strict=True)
     )
     scaled = covariance / np.sqrt(np.outer(middle, middle))
     mean = float(np.trace(scaled))
@@ -246,9 +247,9 @@ def _joined(counts: Floats, target: NDArray[np.int64], number: NDArray[np.int64]
     return joined
 
 
-def _covariance(counts: Floats, share: Floats, inflation: float) -> Floats:
-    """float64[B, B], of the shares, which are ratios to the rows that have a value."""
-    blocks, known = len(counts), max(1.0, float(counts.sum()))
+def _covariance(counts: Floats, known: float, share: Floats, inflation: float) -> Floats:
+    """float64[B, B], of the shares, which are ratios to the `known` rows that have a value."""
+    blocks = len(counts)
     deviation = (counts - counts.sum(axis=1, keepdims=True) * share) * (blocks / known)
     within = deviation.T @ deviation / (blocks * max(1, blocks - 1))
     least = np.diag((share + 0.5 / known) / known) - np.outer(share, share) / known

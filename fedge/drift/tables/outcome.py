@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedge.drift.expected_accuracy import ExpectedAccuracy
 from fedge.drift.tables.encoding import RowStatistic
 from fedge.drift.tables.findings import TableFinding
 from fedge.drift.tables.frames import ReplayFaces
@@ -72,6 +73,7 @@ class Alarm:
         confidence: 0 to 1, see `replay.confidence`.
         sentence: for a person.
         moved: the statistics behind it, strongest first.
+        expected: accuracy of the model expected from its confidence; None where it is not known.
     """
 
     row: int
@@ -82,6 +84,7 @@ class Alarm:
     confidence: float
     sentence: str
     moved: tuple[Moved, ...]
+    expected: ExpectedAccuracy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ class WatchedColumn:
     note: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Replay(ReplayFaces):
     """A stream replayed.
 
@@ -122,6 +125,7 @@ class Replay(ReplayFaces):
             is large enough too.
         effect: float64[W, T], shift of the window's own mean in reference standard deviations.
         findings: what is odd about the table itself.
+        false_alarms, min_effect, epsilon, seed: the settings, see `replay`.
     """
 
     rows: int
@@ -135,6 +139,15 @@ class Replay(ReplayFaces):
     strength: NDArray[np.float64]
     effect: NDArray[np.float64]
     findings: tuple[TableFinding, ...] = ()
+    false_alarms: float = math.nan
+    min_effect: float = math.nan
+    epsilon: float | None = None
+    seed: int = 0
+
+    def __repr__(self) -> str:
+        rows = ", ".join(str(alarm.row) for alarm in self.alarms)
+        alarms = f"alarms at rows {rows}" if self.alarms else "no alarm"
+        return f"Replay({self.rows} rows, {len(self.windows)} windows of {self.window}, {alarms})"
 
     @property
     def drifted(self) -> bool:
@@ -166,6 +179,7 @@ class Replay(ReplayFaces):
                     "confidence": a.confidence,
                     "onset_row": a.onset_row,
                     "sentence": a.sentence,
+                    "expected_accuracy": _accuracy(a.expected),
                 }
                 for a in self.alarms
             ],
@@ -176,6 +190,17 @@ class Replay(ReplayFaces):
             },
             "findings": [finding.to_json() for finding in self.findings],
         }
+
+
+def _accuracy(expected: ExpectedAccuracy | None) -> Json | None:
+    if expected is None:
+        return None
+    return {
+        "value": expected.value,
+        "low": expected.low,
+        "high": expected.high,
+        "reference": expected.reference,
+    }
 
 
 def _finite(number: float) -> float | None:

@@ -32,6 +32,8 @@ _LEAST_ROWS_OF_BLOCK = 8
 _PERSISTENCE = 1.5
 """Rows of a block over the rows that are worth one independent row."""
 _LAGS = 3
+_LEAST_NOISE = 1e-3
+"""Part of its variance that a column is not taken to share with another, even with its copy."""
 
 
 def unit_of_pairs(columns: Sequence[ColumnTrials]) -> Unit | None:
@@ -90,11 +92,11 @@ def _unit(
     return Unit(tuple(trials), len(p_values))
 
 
-def _correlations(standard: Floats, blocks: int) -> tuple[Floats, Floats, float]:
+def _correlations(standard: NDArray[np.float32], blocks: int) -> tuple[Floats, Floats, float]:
     """Correlations float64[C, C], their variances, and the degrees of freedom behind these.
 
     Args:
-        standard: float64[C, n], scores with mean 0 and variance 1.
+        standard: float32[C, n], scores with mean 0 and variance 1.
     """
     rows = standard.shape[1]
     bounds = np.arange(blocks + 1) * rows // blocks
@@ -103,7 +105,7 @@ def _correlations(standard: Floats, blocks: int) -> tuple[Floats, Floats, float]
             standard[:, start:end] @ standard[:, start:end].T
             for start, end in pairwise(bounds.tolist())
         ]
-    )
+    ).astype(np.float64)
     products *= blocks / rows
     correlation = products.mean(axis=0)
     # A correlation is a product over both variances: its error is the product's less theirs.
@@ -112,7 +114,7 @@ def _correlations(standard: Floats, blocks: int) -> tuple[Floats, Floats, float]
     lags = min(_LAGS, blocks // 8)
     variance = _long_run(products, lags)
     # No pair of columns is trusted to vary less than independent rows would.
-    least = (1 - correlation**2) ** 2 / rows
+    least = np.maximum(1 - correlation**2, _LEAST_NOISE) ** 2 / rows
     return correlation, np.maximum(variance, least), 1.5 * blocks / (lags + 1)
 
 

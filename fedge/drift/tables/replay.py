@@ -6,14 +6,15 @@ the smallest effect. One budget of false alarms is shared out over every test.
 
 After an alarm the stream may still be on its way: rows become a new reference only when
 their two halves agree. Until then the alarm stands, unless the stream comes back to what
-it was. The new reference starts small, so
-that testing goes on soon, and grows to the length of the first one while all is quiet.
+it was; only a sensor that breaks meanwhile raises another one. The new reference starts small,
+so that testing goes on soon, and grows to the length of the first one while all is quiet.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -26,6 +27,7 @@ from fedge.drift.tables.episode import (
     Change,
     change,
     continues,
+    new_fault,
     returned,
     settled,
 )
@@ -44,9 +46,10 @@ DEFAULT_FITS: tuple[Fit, ...] = (*ROW_FITS, *OUTPUT_FITS)
 LEAST_REFERENCE = 30
 _CHUNK = 8192  # rows scored at a time: bounds memory
 _HISTORY = 64  # windows kept to find the onset in
-_NEW_WINDOWS, _NEW_ROWS = 5, 200
-"""A new reference has at least so many windows and rows, unless the first one had fewer."""
-_PATIENCE = 6
+_NEW_WINDOWS, _NEW_ROWS, _MOST_ROWS = 5, 200, 400
+"""A new reference has at least so many windows and rows (more where neighbours are alike, up to the
+last number), unless the first one had fewer."""
+_PATIENCE = 2
 """How many times that long a stream may move before it is taken as it is."""
 
 _REST = 3
@@ -94,7 +97,8 @@ def replay(
         epsilon=epsilon,
         seed=seed,
     )
-    return _Run(table, reference_rows, window, false_alarms, min_effect, learn).result()
+    result = _Run(table, reference_rows, window, false_alarms, min_effect, learn).result()
+    return replace(result, epsilon=epsilon, seed=seed)
 
 
 def _check(table: Table, reference_rows: int, window: int) -> None:
@@ -133,6 +137,7 @@ class _Run:
         self.last: Change | None = None
         self.kept: Watch | None = None
         self.traces: list[Trace | None] = []
+        self.faulty: Trace | None = None
 
     def result(self) -> Replay:
         first = watch = self._fit(0, self.rows, None)
@@ -143,8 +148,7 @@ class _Run:
                 break
             watch, moved, position = found
             self._alarm(watch, moved, position, resumed)
-            following, resumed = self._new_reference(watch, moved, position)
-            self._stand(position + 1, resumed)
+            following, resumed = self._after(watch, moved, position)
             position = resumed
             if following is None:
                 break
@@ -219,7 +223,6 @@ class _Run:
 
     def _alarm(self, watch: Watch, found: Change, position: int, resumed: int) -> None:
         """Raise an alarm, unless this is the rest of the transition that alarmed before."""
-        row = int(self.ends[position]) - 1
         since = int(self.starts[position] - self.starts[resumed])
         same = (
             self.last is not None
@@ -227,26 +230,33 @@ class _Run:
             and continues(found, self.last)
         )
         self.last = found
-        if not same:
-            onset_row = int(found.onset_row)
-            explained = explain(
-                self.table[watch.start : watch.end],
-                self.table[onset_row : row + 1],
-                found.moved,
-                outputs=next((e for e in watch.encoders if isinstance(e, OutputEncoder)), None),
+        if same:
+            self.windows.pop()
+            self._stand(position, position + 1, tested=True)
+        else:
+            self._raise(watch, found, position)
+
+    def _raise(self, watch: Watch, found: Change, position: int) -> None:
+        row, onset_row = int(self.ends[position]) - 1, int(found.onset_row)
+        explained = explain(
+            self.table[watch.start : watch.end],
+            self.table[onset_row : row + 1],
+            found.moved,
+            outputs=next((e for e in watch.encoders if isinstance(e, OutputEncoder)), None),
+        )
+        self.alarms.append(
+            Alarm(
+                row=row,
+                onset_row=onset_row,
+                cause=explained.cause,
+                scope=explained.scope,
+                features=tuple(explained.features),
+                confidence=found.confidence,
+                sentence=explained.sentence,
+                moved=found.moved,
+                expected=explained.expected,
             )
-            self.alarms.append(
-                Alarm(
-                    row=row,
-                    onset_row=onset_row,
-                    cause=explained.cause,
-                    scope=explained.scope,
-                    features=tuple(explained.features),
-                    confidence=found.confidence,
-                    sentence=explained.sentence,
-                    moved=found.moved,
-                )
-            )
+        )
         self.windows.pop()
         self._stand(position, position + 1, tested=True)
 
@@ -260,16 +270,34 @@ class _Run:
                 self.traces.append(None)
 
     def _least(self, watch: Watch) -> int:
-        """Rows of the smallest new reference: more where rows are alike."""
-        wanted = max(_NEW_WINDOWS * self.window, _NEW_ROWS * watch.rows_per_visit())
-        return min(self.rows, math.ceil(wanted))
+        """Rows of the smallest new reference: more where rows are alike.
+
+        Not too many more: a stream that is not tested hides the next change. What so few rows
+        cannot tell shows in wider limits.
+        """
+        rows = min(_NEW_ROWS * watch.rows_per_visit(), _MOST_ROWS)
+        return min(self.rows, math.ceil(max(_NEW_WINDOWS * self.window, rows)))
+
+    def _after(self, watch: Watch, found: Change, position: int) -> tuple[Watch | None, int]:
+        """The next watch and its first window; meanwhile the alarm stands, but for new faults."""
+        known = set(self.alarms[-1].features)
+        while True:
+            following, resumed, fault = self._new_reference(watch, found, position, known)
+            self._stand(position + 1, resumed)
+            if fault is None:
+                return following, resumed
+            position = resumed - 1
+            self.traces[-1] = self.faulty
+            self._raise(watch, fault, position)
+            known |= {column for m in fault.moved for column in m.statistic.columns}
 
     def _new_reference(
-        self, watch: Watch, found: Change, position: int
-    ) -> tuple[Watch | None, int]:
+        self, watch: Watch, found: Change, position: int, known: set[str]
+    ) -> tuple[Watch | None, int, Change | None]:
         """A watch on rows after the change, and the window from which on it tests.
 
-        The watch from before, if the stream comes back to it first.
+        The watch from before, if the stream comes back to it first. A broken sensor that is none of
+        the columns `known` ends the search at its window.
         """
         need = math.ceil(self._least(watch) / self.window)
         onset = int(np.searchsorted(self.starts, found.onset_row))
@@ -279,7 +307,10 @@ class _Run:
         for stop in range(position + 1, len(self.starts) + 1):
             if stop - position > BACK_WINDOWS and self._returned(watch, found, stop):
                 self.last, self.kept = None, watch
-                return watch, stop
+                return watch, stop, None
+            recent = slice(max(position + 1, stop - 2), stop)
+            if stop - 1 > position and (fault := self._fault(watch, recent, known)) is not None:
+                return None, stop, fault
             begin = first if stop == position + 1 else max(first, stop - need)
             if stop - begin < need or (stop - need - first) % step:
                 continue
@@ -289,8 +320,16 @@ class _Run:
                 continue
             following = self._refit(start, end, watch)
             if following is not None:
-                return following, stop
-        return None, len(self.starts)
+                return following, stop, None
+        return None, len(self.starts), None
+
+    def _fault(self, watch: Watch, recent: slice, known: set[str]) -> Change | None:
+        windows = watch.sums(self.table, self.starts[recent], self.ends[recent])
+        judged = watch.judge(windows, len(windows) - 1)
+        fault = new_fault(watch, self.table, windows, judged, known, self.min_effect)
+        if fault is not None:
+            self.faulty = Trace(watch.statistics, judged, 0)
+        return fault
 
     def _returned(self, watch: Watch, found: Change, stop: int) -> bool:
         latest = slice(stop - BACK_WINDOWS, stop)
@@ -303,11 +342,15 @@ class _Run:
             rows=self.table.rows,
             window=self.window,
             columns=tuple(WatchedColumn(c.name, c.kind, c.note) for c in self.table.columns),
-            reference=reference_facts(first, self.window, self.false_alarms),
+            reference=reference_facts(
+                first, self.table[: self.rows], self.window, self.false_alarms
+            ),
             windows=tuple(self.windows),
             alarms=tuple(self.alarms),
             statistics=evidence.statistics,
             z=evidence.z,
             strength=evidence.strength,
             effect=evidence.effect,
+            false_alarms=self.false_alarms,
+            min_effect=self.min_effect,
         )

@@ -60,18 +60,18 @@ class Evidence:
 
         `part` is the part of the chance to err that these comparisons may use.
         """
-        from scipy.stats import norm
+        from scipy.special import log_ndtr, ndtri
 
         if not self.known:
             return math.nan
         tests = int(np.isfinite(self.z).sum()) / part
-        level = math.log(2 * tests) + float(norm.logsf(np.nanmax(np.abs(self.z))))
+        level = math.log(2 * tests) + float(log_ndtr(-np.nanmax(np.abs(self.z))))
         if level >= math.log(0.999):
             return 0.0
         # A probability that far out underflows; its quantile does not.
         if level < -600:
             return math.sqrt(-2 * level)
-        return max(0.0, float(norm.isf(math.exp(level) / 2)))
+        return max(0.0, -float(ndtri(math.exp(level) / 2)))
 
 
 def moments(matrix: Floats) -> Floats:

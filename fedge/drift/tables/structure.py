@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.drift.tables.encoding import RowStatistic
-from fedge.drift.tables.features import SHAPE_VISITS, RankTable, units
+from fedge.drift.tables.features import MOSTLY, SHAPE_VISITS, RankTable, commonest, units
 from fedge.drift.tables.longrun import independent_rows
 from fedge.drift.tables.table import Column, Table
 
@@ -129,7 +129,8 @@ def fit_structure(reference: Table) -> StructureEncoder | None:
     unexplained = (rests**2).mean(axis=0) / np.maximum(normal.var(axis=0), 1e-12)
     related = np.flatnonzero(unexplained < 1 - LEAST_EXPLAINED)
     spread = np.maximum(np.sqrt((rests[:, related] ** 2).mean(axis=0)), 1e-6)
-    pairs = _pairs(np.flatnonzero(visits >= SHAPE_VISITS))
+    varied = np.array([commonest(ranks[:, i]) <= MOSTLY for i in range(ranks.shape[1])])
+    pairs = _pairs(np.flatnonzero((visits >= SHAPE_VISITS) & varied))
     names = [name for name, _ in columns]
     scores = np.concatenate(
         [

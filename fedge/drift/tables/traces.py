@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from fedge.drift.tables.baselines import certified
 from fedge.drift.tables.encoding import RowStatistic
+from fedge.drift.tables.model import label_trouble
 from fedge.drift.tables.outcome import ReferenceFacts
+from fedge.drift.tables.table import Table
 from fedge.drift.tables.watching import Judged, Watch
 
 Floats = NDArray[np.float64]
@@ -61,18 +63,22 @@ def evidence_of(traces: Sequence[Trace | None]) -> Evidence:
     return Evidence(statistics, z, strength, effect)
 
 
-def reference_facts(watch: Watch, window: int, budget: float) -> ReferenceFacts:
+_ABOUT = 1.05
+"""A rate that a reader would see as the one asked for needs no note."""
+
+
+def reference_facts(watch: Watch, reference: Table, window: int, budget: float) -> ReferenceFacts:
     """What the reference can vouch for, in numbers and words."""
     rows = watch.end - watch.start
     degrees = watch.baseline.strays.degrees
-    rate = certified(watch.limit, degrees, rows, window, budget)
+    rate = certified(watch.limit, watch.degrees, rows, window, budget)
     notes = []
     if math.isinf(rate):
         notes.append(
             f"{rows} reference rows are fewer than four windows of {window}: how much windows "
             "differ when all is well is not known, so no rate of false alarms can be certified"
         )
-    elif rate > budget:
+    elif rate > _ABOUT * budget:
         notes.append(
             f"{rows} reference rows certify {rate:.3g} false alarms per 720 windows at most, not "
             f"the {budget:g} asked for; alarms need overwhelming evidence there"
@@ -87,4 +93,7 @@ def reference_facts(watch: Watch, window: int, budget: float) -> ReferenceFacts:
             "these columns wander so slowly that the reference says little about them: "
             + ", ".join(names)
         )
+    trouble = label_trouble(reference)
+    if reference.roles.label is not None and trouble is not None:
+        notes.append(f"the label is not watched: {trouble}")
     return ReferenceFacts(rows, rate, tuple(notes))

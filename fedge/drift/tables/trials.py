@@ -70,14 +70,14 @@ class ColumnTrials:
         """Whether both tables hold more than one value."""
         return all(int((total[:-1] > 0).sum()) > 1 for total in self.cells.totals)
 
-    def scores(self, side: int) -> Floats:
-        """float64[n], normal scores of the rows of reference (0) or current (1), with mean 0 and
+    def scores(self, side: int) -> NDArray[np.float32]:
+        """float32[n], normal scores of the rows of reference (0) or current (1), with mean 0 and
         variance 1 there; 0 where missing. For ordered columns that vary."""
         counts = self.cells.totals[side][:-1]
         score = _normal_scores(self.cells.totals[0][:-1])
         score = score - score @ counts / counts.sum()
         score = score / math.sqrt(max(float(score**2 @ counts / counts.sum()), 1e-18))
-        return np.append(score, 0.0)[self.cells.codes[side]]
+        return np.append(score, 0.0).astype(np.float32).take(self.cells.codes[side])
 
     def detectable(self, level: float) -> float:
         """The shift that is seen four times in five at `level` for each test."""

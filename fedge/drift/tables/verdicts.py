@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedge.drift.effects import Effect
+from fedge.drift.distances import Effect
 from fedge.drift.tables.comparison import ColumnVerdict
 from fedge.drift.tables.outcome import Moved
 from fedge.drift.tables.table import Column, Table

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedge.drift.tables.baselines import LENGTHS, Baseline, limits
+from fedge.drift.tables.bursts import SLOWER, Bursts, judgeable
 from fedge.drift.tables.encoding import Encoder, Fit, RowStatistic
 from fedge.drift.tables.features import fit_features
+from fedge.drift.tables.gross import GROSS, GrossEncoder, fit_gross
 from fedge.drift.tables.released import Release, fit_release
 from fedge.drift.tables.structure import fit_structure
 from fedge.drift.tables.table import Table
@@ -26,16 +27,19 @@ _LEAST_SHARE = 0.05
 _MARGIN = 1.25
 """How much farther than ever within the reference a mean must be."""
 
-ROW_FITS: tuple[Fit, ...] = (fit_features, fit_structure)
+ROW_FITS: tuple[Fit, ...] = (fit_features, fit_gross, fit_structure)
 """What is watched in the rows themselves; other fits watch a model's outputs."""
 
-_SLOWER = 0.25
-"""Quantile of the columns' independent rows that stands for the pace of the whole."""
+_ERROR_PART = 0.5
+"""A model's error that shifts by a tenth of its deviation is worth an alarm: a concept that changed
+for one row in twenty shifts it no farther."""
 
-_CURVED = ("scale", "skew", "tails", "pair")
-_SKEWED = (*_CURVED, "T2", "Q", "relation spread")
-_LEAST_MEAN = 8.0
-"""Independent rows below which the mean of such a score is too far from normal to be judged."""
+_ERROR_SHARE = 4.0
+"""How much more of the budget than any other a model's error gets: concept drift has no other
+mark, where inputs that moved have many."""
+
+_RUNS = 20
+"""Runs of rows in a window (or half a reference) as which events that fill it are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,15 +82,22 @@ class Judged:
     Attributes:
         z, strength, effect: float64[W, L, T], of the latest `LENGTHS[l]` windows that end with
             each; strength is |z| over its limit.
+        part: float64[T], part of the smallest effect that a statistic needs.
     """
 
     z: Floats
     strength: Floats
     effect: Floats
+    part: Floats
+
+    def large(self, min_effect: float) -> NDArray[np.bool_]:
+        """bool[W, L, T], whether a shift is worth an alarm. NaN compares false."""
+        enough: NDArray[np.bool_] = np.abs(self.effect) >= min_effect * self.part
+        return enough
 
     def alarms(self, min_effect: float) -> NDArray[np.bool_]:
         """bool[W, L, T]. NaN compares false: what was not tested raises no alarm."""
-        return (self.strength > 1.0) & (np.abs(self.effect) >= min_effect)
+        return (self.strength > 1.0) & self.large(min_effect)
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,9 @@ class Watch:
     """Encoders and their baseline, fitted on rows `start` to `end` of a stream.
 
     Attributes:
-        limit: float64[T], the |z| that alarms.
+        bursts: see there.
+        degrees: float64[L, T], degrees of freedom of z over `LENGTHS` windows.
+        limit: float64[L, T], the |z| that alarms.
         noise: float64[T], variance that a release adds to each window's sums; 0 without one.
         seed: of that noise.
     """
@@ -102,8 +115,10 @@ class Watch:
     encoders: tuple[Encoder, ...]
     statistics: tuple[RowStatistic, ...]
     baseline: Baseline
+    bursts: Bursts
     start: int
     end: int
+    degrees: Floats
     limit: Floats
     noise: Floats
     seed: int
@@ -126,19 +141,24 @@ class Watch:
         `before` lends the persistence of its statistics to this baseline.
         """
         reference = stream[start:end]
-        encoders = _encoders(reference, fits, epsilon)
+        encoders = _encoders(reference, fits, epsilon, before)
         if not encoders:
             return None
         scores = np.concatenate([e.reference_scores for e in encoders], axis=1)
         unit = np.concatenate([e.unit for e in encoders])
         statistics = tuple(s for e in encoders for s in e.statistics)
         baseline = Baseline.fit(scores, unit)
-        baseline = baseline.humble(_visits(statistics, baseline) / 2)
+        bursts = Bursts.of(statistics, baseline, scores)
+        baseline = baseline.humble(bursts.known / 2)
         if before is not None:
             baseline = baseline.carrying(before.baseline, *_shared(statistics, before.statistics))
-        limit = limits(baseline.strays.degrees, false_alarms)
+        gross = np.array([s.name in GROSS for s in statistics])
+        baseline = baseline.counting(gross, max(1.0, min(window, (end - start) / 2) / _RUNS))
+        tails = np.where(gross, math.inf, bursts.degrees(baseline, window))
+        degrees = np.minimum(baseline.strays.degrees, tails)
+        limit = limits(degrees, false_alarms, _shares(statistics))
         noise = np.concatenate([_noise(e) for e in encoders])
-        watch = cls(encoders, statistics, baseline, start, end, limit, noise, seed)
+        watch = cls(encoders, statistics, baseline, bursts, start, end, degrees, limit, noise, seed)
         return replace(watch, limit=np.maximum(limit, watch._seen(scores, window)))
 
     def _seen(self, scores: Floats, window: int) -> Floats:
@@ -157,13 +177,16 @@ class Watch:
 
     def rows_per_visit(self) -> float:
         """How many rows make one independent one, in the slower columns; 1 where rows are."""
-        return float(
-            np.quantile(self.baseline.rows / self.baseline.independent_rows(), 1 - _SLOWER)
-        )
+        return float(np.quantile(self.baseline.rows / self.baseline.independent_rows(), 1 - SLOWER))
+
+    @property
+    def memory(self) -> int:
+        """Rows before a row that its scores depend on."""
+        return max([1, *(e.memory for e in self.encoders if isinstance(e, GrossEncoder))])
 
     def scores(self, stream: Table, start: int, end: int) -> Floats:
-        """float64[end - start, T]; the row before, where there is one, is known to all scores."""
-        context = min(start, 1)
+        """float64[end - start, T]; the rows before are known to all scores."""
+        context = min(start, self.memory)
         rows = stream[start - context : end]
         return np.concatenate([e.scores(rows)[context:] for e in self.encoders], axis=1)
 
@@ -198,11 +221,8 @@ class Watch:
                 z[at - first :, column][some], effect[at - first :, column][some] = self._deviation(
                     sums[some], counts[some], int(size), starts[some], length
                 )
-        return Judged(z, np.abs(z) / self.limit, effect)
-
-    @cached_property
-    def _skewed(self) -> NDArray[np.bool_]:
-        return np.array([s.name in _SKEWED for s in self.statistics])
+        part = np.where([s.group == "error" for s in self.statistics], _ERROR_PART, 1.0)
+        return Judged(z, np.abs(z) / self.limit, effect, part)
 
     def _deviation(
         self,
@@ -217,43 +237,33 @@ class Watch:
         mean = sums / np.where(enough, counts, np.nan)
         middle = (self.start + self.end) / 2
         distance = np.abs(starts + rows / 2 - middle)[:, None]
-        independent = np.maximum(self.baseline.strays.variance, self.baseline.least)
-        independent = independent / self.baseline.of_mean(rows)
-        mean = np.where(self._skewed & (independent < _LEAST_MEAN), np.nan, mean)
+        mean[:, ~judgeable(self.statistics, self.bursts, self.baseline, rows)] = np.nan
         noise = length * self.noise / rows**2
         z = self.baseline.deviation(mean, share, rows, distance, noise)
         return z, (mean - self.baseline.mean) / self.baseline.unit
 
 
-def _encoders(reference: Table, fits: Sequence[Fit], epsilon: float | None) -> tuple[Encoder, ...]:
+def _encoders(
+    reference: Table, fits: Sequence[Fit], epsilon: float | None, before: Watch | None
+) -> tuple[Encoder, ...]:
     if epsilon is None:
-        return tuple(e for e in (fit(reference) for fit in fits) if e is not None)
+        fitted = [e for e in (fit(reference) for fit in fits) if e is not None]
+        old = [e for e in before.encoders if isinstance(e, GrossEncoder)] if before else []
+        return tuple(e.wider(old[0]) if old and isinstance(e, GrossEncoder) else e for e in fitted)
     release = fit_release(reference, epsilon, [fit for fit in fits if fit not in ROW_FITS])
     return () if release is None else (release,)
 
 
+def _shares(statistics: tuple[RowStatistic, ...]) -> Floats:
+    """float64[T], of the budget, sum 1."""
+    weights = [
+        _ERROR_SHARE if s.group == "error" and len(s.columns) == 1 else 1.0 for s in statistics
+    ]
+    return np.array(weights) / sum(weights)
+
+
 def _noise(encoder: Encoder) -> Floats:
     return encoder.noise if isinstance(encoder, Release) else np.zeros(len(encoder.statistics))
-
-
-def _visits(statistics: tuple[RowStatistic, ...], baseline: Baseline) -> Floats:
-    """float64[T], independent rows behind what a statistic depends on beside itself.
-
-    The shape of a column that wanders, and its product with another, come in bursts which no
-    autoregression of these scores sees: they cannot be known better than how often the column went
-    through its range. Relations, categories and gaps depend in the same way on a state of the whole
-    (the weather, the load), whose pace the slower columns show.
-    """
-    rows = baseline.independent_rows()
-    of = {s.columns[0]: r for s, r in zip(statistics, rows, strict=True) if s.name == "location"}
-    whole = float(np.quantile(list(of.values()), _SLOWER)) if of else math.inf
-    visits = np.full(len(statistics), math.inf)
-    for index, statistic in enumerate(statistics):
-        if statistic.name in _CURVED:
-            visits[index] = min(of.get(column, math.inf) for column in statistic.columns)
-        if statistic.group in ("structure", "missing") or statistic.name.startswith("cell "):
-            visits[index] = min(visits[index], whole)
-    return visits
 
 
 def _summed(scores: Floats, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Sums:
