@@ -19,7 +19,7 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
     "overhead": lambda work: overhead.measure(),
     "tail": tail.measure,
     "profile": lambda work: profile.measure(),
-    "memory": lambda work: [processes.memory(work)],
+    "memory": lambda work: [processes.memory(work), processes.memory(work, river=True)],
     "start": lambda work: [processes.start(work)],
     "soak": lambda work: [soak.measure(work)],
 }
@@ -42,4 +42,4 @@ def study(arguments: Sequence[str]) -> list[Figure]:
     """What takes too long for the table: memory after ten minutes of traffic."""
     argparse.ArgumentParser(prog="study").parse_args(arguments)
     WORK.mkdir(parents=True, exist_ok=True)
-    return [processes.memory(WORK, seconds=STUDY_S)]
+    return [processes.memory(WORK, seconds=STUDY_S, river=river) for river in (False, True)]
