@@ -10,7 +10,7 @@ from __future__ import annotations
 import ipaddress
 import tomllib
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -453,7 +453,7 @@ class DriftSettings(Settings):
     baseline_windows: int = Field(default=168, ge=4)
     false_alarms_per_month: float = Field(default=0.5, gt=0)
     windows_per_month: float = Field(default=720.0, gt=0)
-    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 12)
+    lengths: tuple[Annotated[int, Field(ge=1)], ...] = Field((1, 2, 3, 4, 6, 12), min_length=1)
     min_effect: float = Field(default=0.1, ge=0)
     gather_windows: int = Field(default=24, ge=1)
     cooldown_windows: int = Field(default=0, ge=0)

@@ -136,7 +136,10 @@ def labelled(
     """Stored label reports as the drift rules see them, by gateway."""
     return {
         gateway: tuple(
-            LabelledWindow(one.window, one.right, one.wrong, float(one.sigma2)) for one in own
+            LabelledWindow(
+                one.window, one.right, one.wrong, float(one.sigma2), one.watermark_windows
+            )
+            for one in own
         )
         for gateway, own in reports.items()
     }

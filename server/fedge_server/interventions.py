@@ -100,7 +100,7 @@ class InterventionLog:
             episode=hold.episode,
             gateway=who,
             action="lift",
-            window=self._last_window(who),
+            window=max(hold.window, self._last_window(who)),
             at=self._clock(),
             by=_checked_name(by),
             reason=reason,

@@ -7,6 +7,7 @@ import pytest
 from fakes.drifting_sites import NUMERIC, REFERENCE, SHA, Site, gateway
 
 from fedge.config import DriftSettings
+from fedge.drift.fleet.monitor import assess
 from fedge.drift.fleet.season import ROUNDS, baseline_end, calendar, fitted, missing
 from fedge.drift.fleet.watch import ReleaseWatch, watch_gateway
 from fedge.records import Season, WindowReport
@@ -84,6 +85,22 @@ def test_an_hour_without_baseline_is_not_judged() -> None:
         f"no baseline for {hour:02d}:00 UTC" for hour in range(8)
     }
     assert np.isnan(found.heat[-8:]).all()
+
+
+def test_a_gateway_that_nothing_can_be_compared_with_is_unknown() -> None:
+    """Days were the baseline and it works at night now: not stable, whatever the rows say."""
+    settings = BY_HOUR.model_copy(update={"baseline_windows": 40})
+    reports = daily(Site(seed=2), 24 * 9, swing=0.3)
+    days = [r for r in reports if r.window < 24 * 6 and 8 <= r.window % 24 < 18]
+    nights = [r for r in reports if r.window >= 24 * 6 and r.window % 24 < 8]
+
+    def state(windows: list[WindowReport]) -> str:
+        (verdict,) = assess({gateway(1): windows}, {SHA: REFERENCE}, settings, ()).verdicts
+        return verdict.state
+
+    assert state(days) == "stable"
+    assert judged([*days, *nights], settings).tested == judged(days, settings).tested
+    assert state([*days, *nights]) == "unknown"
 
 
 def test_a_single_night_does_not_hold_up_the_baseline() -> None:

@@ -18,7 +18,7 @@ from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts, Verdict, ass
 from fedge.drift.fleet.policy import DEFAULTS, decide, severity
 from fedge.drift.words import Action, Cause, Scope, Severity
 from fedge.errors import SettingError
-from fedge.records import WindowReport
+from fedge.records import CategoricalStream, FeatureCounts, WindowReport
 
 Reports = dict[str, list[WindowReport]]
 
@@ -253,6 +253,30 @@ class TestInterventions:
         assert hold is not None and hold.action == "quarantine"
         assert hold_of(gateway(1), [*facts, lifted(facts[2], 9)]) is None
         assert hold_of(gateway(2), facts) is None
+
+
+def test_who_counts_on_other_bins_is_no_comparison(demo: DriftSettings) -> None:
+    """A gateway that names another reference tells nothing of the scope here, and harms nobody."""
+    names = tuple(f"c{k}" for k in range(3))
+    other = CategoricalStream(name="n0", categories=names, histogram=(0.25,) * 4)
+    foreign = REFERENCE.model_copy(update={"streams": (other, *REFERENCE.streams[1:])})
+    reports = {g: own for g, own in fleet().items() if g in (gateway(0), gateway(1))}
+    first = FeatureCounts(name="n0", kind="categorical", counts=(50,) * 4, sigma2=1)
+    reports[gateway(1)] = [
+        r.model_copy(update={"reference_sha256": "f" * 64, "features": (first, *r.features[1:])})
+        for r in reports[gateway(1)]
+    ]
+    found = by_gateway(assess(reports, {SHA: REFERENCE, "f" * 64: foreign}, demo, ()))
+
+    assert {verdict.state for verdict in found.values()} == {"drift"}
+    assert {verdict.scope for verdict in found.values()} == {"unknown"}
+
+
+@pytest.mark.parametrize("lengths", [(), (0,), (1, -2)])
+def test_sums_are_over_at_least_one_window(lengths: tuple[int, ...]) -> None:
+    """A setting under which nothing could be tested is refused where it is read."""
+    with pytest.raises(SettingError, match="lengths"):
+        DriftSettings.parse({"lengths": list(lengths)}, Path())
 
 
 class TestPolicy:

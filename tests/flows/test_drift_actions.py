@@ -249,6 +249,18 @@ class TestLog:
         with pytest.raises(SettingError, match="not held"):
             log.lift(who, by="Ada", reason="fine")
 
+    def test_a_clock_set_back_neither_keeps_nor_ends_a_hold(self, database: Database) -> None:
+        """A lift stamped before its hold lifts it, and lifts no hold that comes after it."""
+        log, who = InterventionLog(database, Clock()), admitted(database)
+        late = fact().model_copy(update={"gateway": who, "at": 1e12})
+        log.record(late)
+        log.lift(who, by="Ada", reason="cable replaced")
+        assert log.holds() == ()
+
+        again = {"episode": "e-2", "window": late.window + 1, "at": 0.0}
+        log.record(late.model_copy(update=again))
+        assert [hold.episode for hold in log.holds()] == ["e-2"]
+
 
 class DyingChannel:
     """Dies as soon as it has sent."""

@@ -22,17 +22,21 @@ WINDOWS, ONSET, LABELS, SIGMA2 = 28, 14, 100, 25
 class LabelledFacts(FileFacts):
     """Two steady gateways; from window 14 on half of the first one's answers are wrong."""
 
-    def __init__(self, folder: Path, *, turned: bool) -> None:
+    def __init__(
+        self, folder: Path, *, turned: bool, watermark: int = 1, windows: int = WINDOWS
+    ) -> None:
         super().__init__(folder, [FakeGateway(g, g[0] * 64) for g in GATEWAYS])
-        self._turned = turned
+        self._turned, self._watermark, self._windows = turned, watermark, windows
 
     def reports(self) -> Mapping[str, Sequence[WindowReport]]:
-        return {g: Site(seed=n).stream(WINDOWS) for n, g in enumerate(GATEWAYS)}
+        return {g: Site(seed=n).stream(self._windows) for n, g in enumerate(GATEWAYS)}
 
     def labels(self) -> Mapping[str, Sequence[LabelReport]]:
         rng = np.random.default_rng(5)
         return {
-            gateway: [self._pair(rng, window, n == 0) for window in range(WINDOWS)]
+            gateway: [
+                self._pair(rng, window, n == 0) for window in range(self._windows - self._watermark)
+            ]
             for n, gateway in enumerate(GATEWAYS)
         }
 
@@ -46,17 +50,19 @@ class LabelledFacts(FileFacts):
             window=window,
             block=0,
             release=1,
-            watermark_windows=1,
+            watermark_windows=self._watermark,
             right=LABELS - wrong + int(noise[0]),
             wrong=wrong + int(noise[1]),
             sigma2=SIGMA2,
         )
 
 
-def looked(folder: Path, *, turned: bool) -> FleetAssessment:
+def looked(
+    folder: Path, *, turned: bool, watermark: int = 1, windows: int = WINDOWS
+) -> FleetAssessment:
     claims, clock = Claims(folder / "claims"), Clock()
     return monitor(
-        facts=LabelledFacts(folder / "facts", turned=turned),
+        facts=LabelledFacts(folder / "facts", turned=turned, watermark=watermark, windows=windows),
         references={SHA: REFERENCE},
         settings=DriftSettings(baseline_windows=12, gather_windows=10, max_fleet=2),
         plan=lambda release: PLAN,
@@ -75,6 +81,22 @@ def test_answers_that_turn_wrong_are_concept_drift(tmp_path: Path) -> None:
     drifted = [verdict for verdict in found.verdicts if verdict.state == "drift"]
     assert [(v.gateway, v.cause, v.scope) for v in drifted] == [(GATEWAYS[0], "concept", "gateway")]
     assert [episode.streams for episode in found.episodes] == [("labels",)]
+
+
+def test_others_are_waited_for_from_when_labels_were_counted(tmp_path: Path) -> None:
+    """However late the watermark: a cohort gathers after the errors were known, not before."""
+    early = looked(tmp_path / "early", turned=True, watermark=12, windows=30)
+    assert early.episodes[0].opened_at >= closing(ONSET + 12)
+    assert early.cohort is None
+
+    late = looked(tmp_path / "late", turned=True, watermark=12, windows=40)
+    assert late.episodes[0].opened_at == early.episodes[0].opened_at
+    assert late.cohort is not None
+
+
+def closing(window: int) -> float:
+    """When a window of the steady sites closed."""
+    return Site(seed=0).stream(window + 1)[window].closed_at
 
 
 def test_steady_answers_are_none(tmp_path: Path) -> None:

@@ -110,9 +110,29 @@ class Diagnostician:
         own = segment.watch.releases.get(release)
         if own is None or own.baseline is None or gateway not in self.labels:
             return None
-        closed = {report.window for report in own.reports if report.closed_at <= moment}
-        series = [one for one in self.labels[gateway] if one.window in closed]
-        return error_rise(series, self.settings)
+        windows = [report.window for report in own.reports if report.closed_at <= moment]
+        return error_rise(self._labelled(gateway, windows, moment), self.settings)
+
+    def counted_at(self, gateway: str, window: int) -> float:
+        """When a window's labels were counted; inf where that is not known yet."""
+        return min(
+            (self._known_at(gateway, one) for one in self.labels[gateway] if one.window == window),
+            default=math.inf,
+        )
+
+    def _known_at(self, gateway: str, one: LabelledWindow) -> float:
+        return self.histories[gateway].closing_of(one.window + one.watermark_windows)
+
+    def _labelled(
+        self, gateway: str, windows: Sequence[int], moment: float
+    ) -> list[LabelledWindow]:
+        """Those of some windows whose labels had been counted at `moment`."""
+        wanted = set(windows)
+        return [
+            one
+            for one in self.labels[gateway]
+            if one.window in wanted and self._known_at(gateway, one) <= moment
+        ]
 
     def _own(self, onset: Onset) -> tuple[ReleaseWatch, Segment]:
         for segment in self.histories[onset.gateway].segments:
@@ -155,8 +175,7 @@ class Diagnostician:
             since = [r.window for r in watch.reports if r.opened_at >= began.opened_at]
             if not since or since[0] not in closed:
                 continue
-            series = [one for one in self.labels[gateway] if one.window in set(closed)]
-            change = error_change(series, since[0])
+            change = error_change(self._labelled(gateway, closed, moment), since[0])
             if change is not None:
                 return Moves(np.array(change[:1]), np.array(change[1:]))
         return None
@@ -169,6 +188,8 @@ class Diagnostician:
             watch = segment.watch.releases.get(onset.release)
             if watch is None or watch.baseline is None:
                 continue
+            if watch.reports[0].reference_sha256 != began.reference_sha256:
+                continue  # counted on other bins: no comparison
             own_onset = watch.alarm.first_window if watch.alarm is not None else None
             before = [
                 r.window

@@ -47,7 +47,7 @@ class Episode(Record):
     Attributes:
         id: `<gateway>-<release>-<opened_window>`.
         opened_window: last window of the reports that opened it.
-        opened_at: when that window closed.
+        opened_at: when that window closed; of labelled errors, when its labels were counted.
         first_window: first drifted window, as localised when it opened.
         streams: what moved, strongest first.
         findings: the evidence, strongest first.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,13 +33,14 @@ class History:
 
     Attributes:
         segments: in order; there is always one.
-        closed_at: when each of its windows closed, judged or not.
+        numbers, closed_at: of each of its windows, judged or not: its index, and when it closed.
         windows, missing_windows: reports that are there, and numbers skipped among them.
         hold: what keeps it out of runs and comparisons.
     """
 
     gateway: str
     segments: tuple[Segment, ...]
+    numbers: tuple[int, ...]
     closed_at: tuple[float, ...]
     windows: int
     missing_windows: int
@@ -52,6 +55,11 @@ class History:
     def current(self) -> ReleaseWatch | None:
         """The release of the latest judged window."""
         return self.latest.watch.current
+
+    def closing_of(self, window: int) -> float:
+        """When a window, or else the first reported one after it, closed; inf while none has."""
+        place = bisect_left(self.numbers, window)
+        return self.closed_at[place] if place < len(self.numbers) else math.inf
 
     def rebaselined(self, segment: int) -> bool:
         """Whether a baseline was formed after this segment."""
@@ -74,6 +82,7 @@ def history_of(
         segments=tuple(
             _segment(gateway, piece, references, settings) for piece in segments(ordered, own)
         ),
+        numbers=tuple(report.window for report in ordered),
         closed_at=tuple(report.closed_at for report in ordered),
         windows=len(ordered),
         missing_windows=ordered[-1].window + 1 - len(ordered) if ordered else 0,

@@ -65,9 +65,16 @@ def hold_of(gateway: str, interventions: Iterable[Intervention]) -> Intervention
 
 
 def in_order(gateway: str, interventions: Iterable[Intervention]) -> list[Intervention]:
-    """A gateway's interventions in the order in which they were decided."""
+    """A gateway's interventions in the order in which they were decided.
+
+    By their windows, because the centre's clock may be set back: a hold and what comes after a
+    lift lie beyond all windows before, and a lift lies nowhere before its hold.
+    """
     own = [one for one in interventions if one.gateway == gateway]
-    return sorted(own, key=lambda one: (one.at, one.window, one.action, one.episode))
+    return sorted(
+        own,
+        key=lambda one: (one.window, one.action == "lift", one.at, one.action, one.episode),
+    )
 
 
 def segments(

@@ -33,12 +33,14 @@ class LabelledWindow:
 
     Attributes:
         sigma2: noise variance of each of the two counts.
+        watermark_windows: further windows that had closed when labels were counted.
     """
 
     window: int
     right: int
     wrong: int
     sigma2: float
+    watermark_windows: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class ErrorRise:
 def error_rise(series: Sequence[LabelledWindow], settings: DriftSettings) -> ErrorRise | None:
     """The first rise of the error rate over a gateway's own baseline; None if there is none.
 
-    The baseline are the first `baseline_windows` windows with labels; before, nothing is said.
+    The baseline are the first `baseline_windows` windows that sent a pair; before, nothing is said.
 
     Args:
         series: windows of one release, in any order; a window twice counts once.

@@ -151,8 +151,10 @@ class _LabelAlarms:
         rise = self.doctor.rise(self.gateway, segment, release)
         if rise is None:
             return None
-        reports = segment.watch.releases[release].reports
-        opened = next(r for r in reports if r.window == rise.opened_window)
+        # Only then could anybody know: gathering for a cohort begins with it. A pair may arrive
+        # before the report of the window at whose close it was made.
+        counted_at = self.doctor.counted_at(self.gateway, rise.opened_window)
+        opened_at = min(counted_at, max(self.doctor.histories[self.gateway].closed_at))
         spread = max(rise.before * (1 - rise.before), 0.01) ** 0.5
         finding = Finding(
             stream=LABELS,
@@ -161,7 +163,7 @@ class _LabelAlarms:
             z=rise.z,
             effect=(rise.after - rise.before) / spread,
         )
-        return Alarm(rise.opened_window, opened.closed_at, rise.first_window, (finding,))
+        return Alarm(rise.opened_window, opened_at, rise.first_window, (finding,))
 
 
 Judged = tuple[Verdict, tuple[Episode, Diagnosis] | None]

@@ -47,9 +47,10 @@ class ReleaseWatch:
 
     Attributes:
         baseline: None until enough full windows came, or while the reference is not known.
-        tested: windows after the baseline.
+        tested: windows after the baseline that it can be compared with.
         window_rows: slots of a full window, in the middle of those that there were.
-        recent_rows: records in the latest of them, over the longest summed length.
+        recent_rows: records in the latest windows, over the longest summed length, as far as they
+            were tested.
         certifiable: see `detect.certifiable`.
         heat: float64[W, S], see `Judged`; NaN where nothing was tested.
         limit: of `heat`; None where nothing was judged.
@@ -175,14 +176,16 @@ def _judged(
         opened = reports[judged.raised.index]
         begins = int(joined.window[judged.raised.first])
         alarm = Alarm(opened.window, opened.closed_at, begins, judged.raised.findings)
-    recent = joined.rows[first:][-max(judged.tests.lengths) :]
+    # What the baseline has nothing to compare with proves nothing, however many records it holds.
+    known = judged.baseline.expected(joined)[0][first:] >= 0
+    recent = np.where(known, joined.rows[first:], 0.0)[-max(judged.tests.lengths) :]
     return ReleaseWatch(
         release=release,
         reports=tuple(reports),
         streams=tuple(stream.name for stream in sheet.reference.streams),
         baseline=judged.baseline,
         baseline_windows=judged.baseline.windows,
-        tested=len(joined.window) - first,
+        tested=int(known.sum()),
         window_rows=float(joined.planned[0]),
         recent_rows=float(recent.sum()),
         certifiable=judged.certifiable,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedge.drift.tables.baselines import LENGTHS, Baseline, limits
 from fedge.drift.tables.bursts import SLOWER, Bursts, judgeable
+from fedge.drift.tables.carried import allowance, beyond
 from fedge.drift.tables.encoding import Encoder, Fit, RowStatistic
 from fedge.drift.tables.features import fit_features
 from fedge.drift.tables.gross import GROSS, GrossEncoder, fit_gross
@@ -239,8 +240,10 @@ class Watch:
         distance = np.abs(starts + rows / 2 - middle)[:, None]
         mean[:, ~judgeable(self.statistics, self.bursts, self.baseline, rows)] = np.nan
         noise = length * self.noise / rows**2
-        z = self.baseline.deviation(mean, share, rows, distance, noise)
-        return z, (mean - self.baseline.mean) / self.baseline.unit
+        off = mean - self.baseline.mean
+        left = beyond(off, allowance(self.statistics, self.baseline, rows))
+        z = self.baseline.deviation(self.baseline.mean + left, share, rows, distance, noise)
+        return z, off / self.baseline.unit
 
 
 def _encoders(
