@@ -284,5 +284,9 @@ class OutboundError(FedgeError):
     """A server could not be reached or did not answer as it should; try again later."""
 
 
+class OutboundRefusedError(OutboundError):
+    """A server was reached and refused this very message; others may be taken."""
+
+
 class OutboundTimeoutError(OutboundError):
     """A server did not answer in the time that it was given."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from fedge.drift.fleet.interventions import POLICY, Intervention
 from fedge.drift.fleet.monitor import Due
-from fedge.errors import OutboundError
+from fedge.errors import OutboundError, OutboundRefusedError
 from fedge_flows.alerts import Alert, alert_of
 from fedge_flows.ports import AlertChannel, Clock, Interventions
 
@@ -41,7 +41,8 @@ def carry_out(due: Sequence[Due], log_of: Interventions, clock: Clock) -> tuple[
 def announce(log_of: Interventions, channels: Sequence[AlertChannel]) -> tuple[Alert, ...]:
     """Send the alerts that are owed; one that some channel did not take stays owed.
 
-    A channel that failed gets no further alert in this call, the others do.
+    A channel that could not be reached gets no further alert in this call, the others do. An
+    alert that a channel refuses holds up no other.
 
     Returns:
         the alerts that every channel took.
@@ -50,6 +51,7 @@ def announce(log_of: Interventions, channels: Sequence[AlertChannel]) -> tuple[A
     taken = []
     for fact in log_of.unannounced():
         alert = alert_of(fact)
+        owed = bool(down)
         for number, channel in enumerate(channels):
             if number in down:
                 continue
@@ -57,8 +59,10 @@ def announce(log_of: Interventions, channels: Sequence[AlertChannel]) -> tuple[A
                 channel.send(alert)
             except OutboundError as error:
                 log.warning("alert %s for %s: %s", alert.event, alert.gateway, error)
-                down.add(number)
-        if not down:
+                owed = True
+                if not isinstance(error, OutboundRefusedError):
+                    down.add(number)
+        if not owed:
             log_of.announced(fact)
             taken.append(alert)
     return tuple(taken)

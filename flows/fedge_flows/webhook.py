@@ -11,7 +11,7 @@ import ipaddress
 from pathlib import Path
 
 from fedge.config import AlertSettings
-from fedge.errors import OutboundError, SettingError
+from fedge.errors import OutboundError, OutboundRefusedError, SettingError
 from fedge.serving.upstream import Endpoint, HttpClient
 from fedge_flows.alerts import Alert
 from fedge_flows.ports import Sleep
@@ -20,6 +20,12 @@ PAUSE_S = 0.5
 """Before the second attempt; doubled before each further one."""
 
 MAX_ANSWER_BYTES = 2**16
+
+ALREADY_TAKEN = 409
+"""What a receiver may answer to an `Idempotency-Key` that it saw before."""
+
+_TRY_AGAIN = (408, 425, 429)
+"""Client errors that speak of the moment, not of the message."""
 
 
 class Webhook:
@@ -42,6 +48,7 @@ class Webhook:
         """Post one alert; a few attempts, each within `timeout_s`.
 
         Raises:
+            OutboundRefusedError: the receiver does not take this alert.
             OutboundError: no attempt was answered with a 2xx.
         """
         trouble = OutboundError("no attempt was made")
@@ -53,8 +60,10 @@ class Webhook:
             except OutboundError as error:
                 trouble = error
                 continue
-            if 200 <= status < 300:
+            if 200 <= status < 300 or status == ALREADY_TAKEN:
                 return
+            if 400 <= status < 500 and status not in _TRY_AGAIN:
+                raise OutboundRefusedError(f"the webhook answered {status}")
             trouble = OutboundError(f"the webhook answered {status}")
         raise trouble
 

@@ -81,9 +81,11 @@ def done(assessment: FleetAssessment, at: float = 5000.0) -> tuple[Intervention,
     )
 
 
-def lifted(hold: Intervention, window: int) -> Intervention:
+def lifted(hold: Intervention, window: int, *, at: float | None = None) -> Intervention:
+    """A lift when `window` was the last that had arrived; at its close, or later."""
+    closed = 1001.0 + window if at is None else at
     return hold.model_copy(
-        update={"action": "lift", "window": window, "at": hold.at + 1, "by": "Ada", "reason": "new"}
+        update={"action": "lift", "window": window, "at": closed, "by": "Ada", "reason": "new"}
     )
 
 
@@ -215,6 +217,23 @@ class TestInterventions:
         assert [a.verdicts[0].state for a in after] == ["unknown", "unknown", "stable"]
         assert [a.episodes[0].state for a in after] == ["re-baselining", "closed", "closed"]
         assert after[-1].verdicts[0].held is None
+
+    def test_windows_that_waited_on_the_gateway_are_under_quarantine_too(
+        self, demo: DriftSettings
+    ) -> None:
+        """Measured before the lift, received after it: they form no baseline."""
+        reports = fleet(60)[gateway(2)]
+        settings = demo.model_copy(
+            update={"policy": PolicySettings(rules=(PolicyRule(action="quarantine"),))}
+        )
+        (hold,) = done(judge({gateway(2): reports[:26]}, settings))
+        lift = lifted(hold, 30, at=1041.0)  # windows 31 to 40 were still in the spool
+
+        states = [
+            judge({gateway(2): reports[:n]}, settings, hold, lift).verdicts[0].state
+            for n in (53, 54)
+        ]
+        assert states == ["unknown", "stable"]
 
     def test_recalibrating_begins_a_new_baseline(self, demo: DriftSettings) -> None:
         """The same model on the new normal: unknown while it is learnt, then stable, then alert."""

@@ -370,6 +370,19 @@ class TestWebhook:
         with pytest.raises(OutboundError):
             webhook.send(alert_of(fact()))
 
+    def test_a_refused_alert_is_asked_once_and_holds_up_no_other(self) -> None:
+        """One that the receiver does not take stays owed; one that it knows already is taken."""
+        clock, log = Clock(), MemoryInterventions()
+        for episode in ("e-1", "e-2", "e-3"):
+            log.record(fact(episode=episode))
+        with Receiver(422, 409, 200) as receiver:
+            webhook = Webhook(AlertSettings(webhook_url=receiver.url), clock.sleep)
+            taken = announce(log, [webhook])
+
+        assert [alert.episode for alert in taken] == ["e-2", "e-3"]
+        assert [owed.episode for owed in log.unannounced()] == ["e-1"]
+        assert len(receiver.seen) == 3
+
     @pytest.mark.parametrize("url", ["http://alerts.example/hook", "http://10.0.0.5", "ftp://x"])
     def test_only_https_or_this_host(self, url: str) -> None:
         """Alerts name gateways: in the clear they go nowhere but to this host."""

@@ -99,6 +99,9 @@ def segments(
         last = quarantined.window if quarantined is not None else one.window
         pieces.append(Piece(tuple(r for r in rest if r.window <= last), one))
         rest = [report for report in rest if report.window > one.window]
+        if quarantined is not None:
+            # What was measured before the lift and arrives after it had waited on the gateway.
+            rest = [report for report in rest if report.opened_at >= one.at]
         quarantined = None
     if quarantined is not None:
         rest = [report for report in rest if report.window <= quarantined.window]
