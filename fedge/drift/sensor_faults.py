@@ -47,6 +47,9 @@ SAME_FACTOR = 0.15
 WILD_FACTOR = 20.0
 """No process becomes so many times as wide: few rows of it are enough."""
 
+OUT_OF_REACH = 1.0
+"""Ranges of the reference beyond its end: a level there is none of the process."""
+
 UNLIKE = 0.05
 """Largest distance (Kolmogorov-Smirnov) that is left when a unit change is undone, above chance."""
 
@@ -98,7 +101,9 @@ def value_fault(reference: Floats, recent: Floats) -> Fault | None:
         return Fault("dead", math.nan, silent)
     if len(now) < MIN_RUN:
         return None
-    return _stuck(known, now) or _saturated(known, now) or _unit_change(known, _after(known, now))
+    after = _after(known, now)
+    signs = _stuck(known, now) or _saturated(known, now) or _unit_change(known, after)
+    return signs or _out_of_reach(known, after)
 
 
 def _after(known: Floats, now: Floats) -> Floats:
@@ -164,6 +169,23 @@ def _unit_change(known: Floats, now: Floats) -> Fault | None:
     if left > UNLIKE + chance or (near and distance(known, now) < 2 * left):
         return None
     return Fault("unit-change", factor, max(0.5, 1 - left))
+
+
+def _out_of_reach(known: Floats, now: Floats) -> Fault | None:
+    """A jump to where no row of the reference came near: another unit with another zero (degrees
+    Fahrenheit for Celsius), or an offset."""
+    low, high = float(known.min()), float(known.max())
+    # Halves first: the range of two finite numbers may not be finite.
+    reach = 2 * OUT_OF_REACH * (high / 2 - low / 2)
+    if len(now) < MIN_RUN or float(((now < low) | (now > high)).mean()) < 1 - PILE:
+        return None
+    level = float(np.median(now))
+    if low - reach <= level <= high + reach:
+        return None
+    steps, steps_now = float(np.diff(known).std()), float(np.diff(now).std())
+    if steps > 0 and steps_now > 0 and abs(math.log(steps_now / steps)) > SAME_FACTOR:
+        return Fault("unit-change", steps_now / steps, 0.8)
+    return Fault("offset", (level - float(np.median(known))) / float(known.std()), 0.8)
 
 
 def broken_relation(reference: Floats, recent: Floats, column: int) -> Fault | None:

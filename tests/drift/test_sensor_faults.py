@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -167,3 +168,29 @@ def test_a_wild_factor_is_seen_though_the_window_began_before_it() -> None:
 
     assert fault is not None and fault.kind == "unit-change"
     assert fault.value == pytest.approx(1000, rel=0.4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "kind"),
+    [
+        (lambda celsius: 1.8 * celsius + 32.0, "unit-change"),
+        (lambda celsius: celsius + 60.0, "offset"),
+    ],
+)
+def test_a_level_far_beyond_the_range_is_no_process(
+    changed: Callable[[np.ndarray], np.ndarray], kind: str
+) -> None:
+    """Degrees Fahrenheit have another zero, so that no factor fits; the level tells it."""
+    rng = np.random.default_rng(11)
+    celsius = 20.0 + 2.0 * rng.normal(size=1_000)
+
+    fault = value_fault(celsius[:800], np.concatenate([celsius[800:840], changed(celsius[840:])]))
+
+    assert fault is not None and fault.kind == kind
+
+
+def test_a_level_that_the_process_may_reach_is_no_fault() -> None:
+    """Three standard deviations away, mostly outside the range: drift, but no broken sensor."""
+    rng = np.random.default_rng(12)
+
+    assert value_fault(rng.normal(size=800), rng.normal(size=200) + 4.5) is None

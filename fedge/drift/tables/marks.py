@@ -49,10 +49,10 @@ def columns_with_faults(
         return frozen
     most = max(1, int(FEW * len(numbers)))
     moved = moved_columns(sides)
+    if len(moved) > most:
+        return {}
     if own and len(own) <= most:
         return own
-    if not moved or len(moved) > most:
-        return {}
     return {
         name: fault
         for name in moved
