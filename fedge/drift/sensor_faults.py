@@ -143,10 +143,14 @@ def _saturated(known: Floats, now: Floats) -> Fault | None:
     return None
 
 
-def _unit_change(known: Floats, now: Floats) -> Fault | None:
+def _scaled(known: Floats, now: Floats) -> tuple[Floats, Floats]:
     # Numbers near the largest have no square; a common factor changes nothing.
     common = max(float(np.abs(known).max()), float(np.abs(now).max()))
-    known, now = known / common, now / common
+    return known / common, now / common
+
+
+def _unit_change(known: Floats, now: Floats) -> Fault | None:
+    known, now = _scaled(known, now)
     centre, spread = float(np.median(known)), float(known.std())
     steps, steps_now = float(np.diff(known).std()), float(np.diff(now).std())
     if len(now) < MIN_RUN or not (steps > 0 and steps_now > 0 and spread > 0):
@@ -174,18 +178,19 @@ def _unit_change(known: Floats, now: Floats) -> Fault | None:
 def _out_of_reach(known: Floats, now: Floats) -> Fault | None:
     """A jump to where no row of the reference came near: another unit with another zero (degrees
     Fahrenheit for Celsius), or an offset."""
-    low, high = float(known.min()), float(known.max())
-    # Halves first: the range of two finite numbers may not be finite.
-    reach = 2 * OUT_OF_REACH * (high / 2 - low / 2)
+    known, now = _scaled(known, now)
+    low, high, spread = float(known.min()), float(known.max()), float(known.std())
+    reach = OUT_OF_REACH * (high - low)
     if len(now) < MIN_RUN or float(((now < low) | (now > high)).mean()) < 1 - PILE:
         return None
     level = float(np.median(now))
-    if low - reach <= level <= high + reach:
+    # A spread that is nothing beside the jump is that of a constant, which has no scale.
+    if low - reach <= level <= high + reach or spread == 0:
         return None
     steps, steps_now = float(np.diff(known).std()), float(np.diff(now).std())
     if steps > 0 and steps_now > 0 and abs(math.log(steps_now / steps)) > SAME_FACTOR:
         return Fault("unit-change", steps_now / steps, 0.8)
-    return Fault("offset", (level - float(np.median(known))) / float(known.std()), 0.8)
+    return Fault("offset", (level - float(np.median(known))) / spread, 0.8)
 
 
 def broken_relation(reference: Floats, recent: Floats, column: int) -> Fault | None:

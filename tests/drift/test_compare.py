@@ -78,6 +78,20 @@ def test_counts_and_categories_without_drift() -> None:
     assert alarms <= 5
 
 
+@pytest.mark.parametrize("number", [100, 600])
+def test_many_categories_without_drift(number: int) -> None:
+    """Rare ones that only one of the tables holds are chance; a new set of them is drift."""
+    alarms, seen = 0, 0
+    for seed in range(20):
+        codes = np.random.default_rng(seed).integers(0, number, 2_000)
+        old, new = ({"kind": [f"k{c}" for c in part]} for part in np.split(codes, 2))
+        alarms += compare(old, new).state == "drift"
+        seen += compare(old, {"kind": [f"n{c}" for c in codes[1_000:]]}).state == "drift"
+
+    assert alarms <= 3
+    assert seen >= 18
+
+
 def _zipf(number: int) -> np.ndarray:
     weights = 1 / np.arange(1, number + 1) ** 1.5
     return weights / weights.sum()
@@ -277,6 +291,8 @@ def test_settings_and_tables_are_checked() -> None:
             compare(old, old, **bad)
     with pytest.raises(TableError, match="no label column 'y'"):
         compare(old, old, label="y")
+    with pytest.raises(TableError, match="different columns"):
+        compare(old, old, label="x0", prediction="x0")
 
 
 # --- faces ----------------------------------------------------------------------------

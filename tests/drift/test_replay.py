@@ -220,6 +220,25 @@ def test_a_category_never_seen_is_found() -> None:
     assert name == "kind"
 
 
+@pytest.mark.parametrize("epsilon", [None, 4.0])
+@pytest.mark.parametrize("number", [100, 600])
+def test_categories_met_for_the_first_time_are_no_drift_where_they_are_many(
+    number: int, epsilon: float | None
+) -> None:
+    """The reference, too, met most of its rare ones but once; others than ever are drift."""
+    alarms, seen = 0, 0
+    for seed in range(5):
+        codes = np.random.default_rng(seed).integers(0, number, 2_000).astype(float)
+        names = tuple(f"k{i}" for i in range(2 * number))
+        quiet = Table((Column("kind", "category", codes, names),))
+        codes = codes + number * (np.arange(2_000) >= 1_500)
+        moved = Table((Column("kind", "category", codes, names),))
+        alarms += len(replay(quiet, reference_rows=1_000, window=100, epsilon=epsilon).alarms)
+        seen += replay(moved, reference_rows=1_000, window=100, epsilon=epsilon).drifted
+
+    assert (alarms, seen) == (0, 5)
+
+
 def test_one_odd_value_is_no_drift() -> None:
     """Not in a constant column, not as a category, not in a window of 20 rows."""
     columns = normal(1_000, 3)
@@ -243,6 +262,8 @@ def test_every_row_after_the_reference_is_in_one_window_and_json_has_no_nan() ->
     assert edges == [(s, min(s + 100, 1_030)) for s in range(400, 1_030, 100)]
     assert (answer["rows"], answer["window"]) == (1_030, 100)
     assert [w["drifted"] for w in answer["windows"]] == [False] * 4 + [True] * 3
+    assert [w["tested"] for w in answer["windows"]] == [w.tested for w in found.windows]
+    assert answer["windows"][0]["tested"] is True
     assert set(answer["alarms"][0]) >= {"row", "cause", "scope", "features", "confidence"}
     assert found.z.shape == (7, len(found.statistics))
 
@@ -319,6 +340,21 @@ def test_a_label_that_cannot_be_used_is_told() -> None:
     found = replay(Table(rows.columns, Roles(label="y")), reference_rows=400, window=50)
 
     assert any("label is not watched" in note for note in found.reference.notes)
+
+
+def test_labels_that_stop_coming_are_told() -> None:
+    """Quiet windows without labels are no proof that the concept stayed."""
+    columns = normal(900, 2)
+    label = (columns["x0"] > 0).astype(float)
+    label[650:] = np.nan
+
+    found = replay(
+        Table(table(y=label, **columns).columns, Roles(label="y")), reference_rows=400, window=50
+    )
+
+    assert "no row from 650 on has a label: concept drift cannot be seen there" in (
+        found.reference.notes
+    )
 
 
 def test_without_a_label_no_sentence_speaks_of_one() -> None:

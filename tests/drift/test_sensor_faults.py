@@ -194,3 +194,14 @@ def test_a_level_that_the_process_may_reach_is_no_fault() -> None:
     rng = np.random.default_rng(12)
 
     assert value_fault(rng.normal(size=800), rng.normal(size=200) + 4.5) is None
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(("before", "after"), [(1e-310, 1e307), (1e307, 1e-310), (1e307, 1e307)])
+def test_the_largest_and_smallest_numbers_do_no_harm(before: float, after: float) -> None:
+    """A jump beyond what doubles can divide is no fault of known size, and no crash."""
+    values = np.random.default_rng(0).normal(size=(2, 300))
+
+    found = value_fault(values[0] * before, values[1] * after)
+
+    assert found is None or np.isfinite(found.value)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedge.drift.tables.categories import alone
 from fedge.drift.tables.table import Column
 
 Floats = NDArray[np.float64]
@@ -97,30 +98,50 @@ def count_numbers(reference: Column, current: Column, blocks: tuple[Blocks, Bloc
 def count_categories(
     reference: Column, current: Column, blocks: tuple[Blocks, Blocks]
 ) -> CellCounts:
-    """Count categories: the reference's frequent ones, its others, those it has not, missing."""
-    frequency = np.bincount(
-        reference.values[~np.isnan(reference.values)].astype(np.int64),
-        minlength=len(reference.categories),
-    )
-    kept = np.argsort(-frequency, kind="stable")[:_KEPT_CATEGORIES]
-    kept = kept[frequency[kept] > 0]
-    place = {reference.categories[code]: cell for cell, code in enumerate(kept)}
+    """Count categories: frequent ones, other ones, those that the reference has not, missing.
+
+    Which are frequent is told from both tables, else chance alone would make those of the
+    reference rarer in the current one; and a rare one that the reference has but once counts there
+    as unseen, for so often it meets what its other rows have not (Good 1953).
+    """
+    frequency = _frequency(reference)
+    place = _frequent(reference, current, frequency)
+    rare = len(place)
     known = {t for t, times in zip(reference.categories, frequency, strict=True) if times}
-    number = len(kept) + 3
+    number = rare + 3
     codes = []
     for column in (reference, current):
         to_cell = np.array(
-            [place.get(t, len(kept) + (t not in known)) for t in column.categories] + [number - 1],
+            [place.get(t, rare + (t not in known)) for t in column.categories] + [number - 1],
             dtype=np.uint8,
         )
-        missing = np.isnan(column.values)
-        indices = np.where(missing, len(column.categories), column.values).astype(np.int64)
-        codes.append(to_cell[indices])
+        codes.append(to_cell[_codes(column)])
+    codes[0][alone(reference.values) & (codes[0] == rare)] = rare + 1
     counted = [block.count(cells, number) for block, cells in zip(blocks, codes, strict=True)]
-    labels = (*(reference.categories[code] for code in kept), "(others)", "(unseen)")
+    labels = (*place, "(others)", "(unseen)")
     both = codes[0], codes[1]
     totals = counted[0].sum(axis=0), counted[1].sum(axis=0)
     return CellCounts(counted[0], counted[1], totals, both, labels, np.empty(0), False, many=True)
+
+
+def _codes(column: Column) -> NDArray[np.int64]:
+    """int64[n], of each row's category; one more than the last where it is missing."""
+    missing = np.isnan(column.values)
+    return np.where(missing, len(column.categories), column.values).astype(np.int64)
+
+
+def _frequency(column: Column) -> NDArray[np.int64]:
+    """int64[categories]."""
+    return np.bincount(_codes(column), minlength=len(column.categories) + 1)[:-1]
+
+
+def _frequent(reference: Column, current: Column, frequency: NDArray[np.int64]) -> dict[str, int]:
+    """The cells of categories that the reference has and that both tables together have most."""
+    later = dict(zip(current.categories, _frequency(current).tolist(), strict=True))
+    both = frequency + [later.get(text, 0) for text in reference.categories]
+    order = np.argsort(-both, kind="stable")
+    kept = order[frequency[order] > 0][:_KEPT_CATEGORIES]
+    return {reference.categories[code]: cell for cell, code in enumerate(kept)}
 
 
 def _edges(known: Floats, bins: int) -> tuple[Floats, int]:

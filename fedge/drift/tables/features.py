@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedge.drift.tables.categories import Cells, fit_cells
 from fedge.drift.tables.encoding import RowStatistic
 from fedge.drift.tables.longrun import independent_rows
 from fedge.drift.tables.table import Column, Table
@@ -39,10 +40,6 @@ SHAPE_VISITS = 160.0
 MOSTLY = 0.8
 """A column of which one value makes up more than this part is one of rare events (rain): it has no
 shape, and when two of them come together is chance that comes in bursts."""
-
-MAX_CELLS = 24
-RARE_SHARE = 0.01
-"""Categories below this share of the reference rows are pooled as `rare`."""
 
 
 class _Part(Protocol):
@@ -73,7 +70,7 @@ def fit_features(reference: Table) -> FeatureEncoder | None:
     """Learn the columns that are watched as inputs; None if there are none.
 
     A rank among the reference is no overfit: the reference's own ranks have the mean that ranks
-    of new rows of the same kind expect.
+    of new rows of the same kind expect. Categories are another matter (`Cells.reference_scores`).
     """
     return _fit(reference, reference.features)
 
@@ -87,7 +84,9 @@ def _fit(reference: Table, columns: tuple[Column, ...]) -> FeatureEncoder | None
     parts = tuple((column.name, part) for column in columns for part in _parts(column))
     if not parts:
         return None
-    scores = _stacked(parts, reference)
+    scores = np.concatenate(
+        [_reference_scores(part, reference.column(name)) for name, part in parts], axis=1
+    )
     return FeatureEncoder(
         parts=parts,
         statistics=tuple(statistic for _, part in parts for statistic in part.statistics),
@@ -104,6 +103,10 @@ def units(scores: Floats) -> Floats:
     squares = np.where(present, (scores - mean) ** 2, 0.0).sum(axis=0) / rows
     unit: Floats = np.maximum(np.sqrt(squares), LEAST_UNIT)
     return unit
+
+
+def _reference_scores(part: _Part, column: Column) -> Floats:
+    return part.reference_scores(column) if isinstance(part, Cells) else part.scores(column)
 
 
 def _stacked(parts: tuple[tuple[str, _Part], ...], rows: Table) -> Floats:
@@ -229,38 +232,3 @@ def _steps(values: Floats) -> Floats:
     with np.errstate(invalid="ignore"):
         steps: Floats = np.abs(np.diff(values, prepend=np.nan))
     return steps
-
-
-@dataclass(frozen=True, slots=True)
-class Cells:
-    """One cell per common category, then `rare` known ones and `unseen` ones."""
-
-    statistics: tuple[RowStatistic, ...]
-    cell: dict[str, int]
-
-    def scores(self, column: Column) -> Floats:
-        missing = np.isnan(column.values)
-        unseen = len(self.statistics) - 1
-        texts = _texts(column)
-        cells = np.array([self.cell.get(text, unseen) for text in texts] or [unseen])
-        index = cells[np.where(missing, 0, column.values).astype(np.int64)]
-        scores: Floats = (index[:, None] == np.arange(len(self.statistics))).astype(np.float64)
-        scores[missing] = np.nan
-        return scores
-
-
-def _texts(column: Column) -> tuple[str, ...]:
-    return column.categories if column.kind == "category" else ("false", "true")
-
-
-def fit_cells(column: Column) -> Cells:
-    present = column.values[~np.isnan(column.values)].astype(np.int64)
-    texts = _texts(column)
-    counts = np.bincount(present, minlength=len(texts))
-    order = np.argsort(-counts, kind="stable")
-    common = [int(i) for i in order[:MAX_CELLS] if counts[i] >= RARE_SHARE * len(present)]
-    cell = {texts[i]: len(common) for i in np.flatnonzero(counts)}
-    cell.update({texts[i]: place for place, i in enumerate(common)})
-    names = [*(f"cell {texts[i]}" for i in common), "cell rare", "cell unseen"]
-    statistics = tuple(RowStatistic((column.name,), name, "feature") for name in names)
-    return Cells(statistics, cell)

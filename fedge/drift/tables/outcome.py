@@ -167,6 +167,7 @@ class Replay(ReplayFaces):
                     "drifted": w.drifted,
                     "cause": w.cause,
                     "features": list(w.features),
+                    "tested": w.tested,
                 }
                 for w in self.windows
             ],

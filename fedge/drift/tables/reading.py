@@ -79,8 +79,12 @@ def read(
             that is missing here is then a finding and no error.
 
     Raises:
-        TableError: the source cannot be read, is empty, or lacks a column that was named.
+        TableError: the source cannot be read, is empty, or lacks a column that was named; or one
+            column was named for two parts.
     """
+    named = [name for name in (label, prediction, time) if name is not None]
+    if len({*named}) < len(named):
+        raise TableError(f"label, prediction and time are different columns, not {named}")
     if isinstance(source, Table):
         return Reading(_with_roles(source, Roles(label, prediction, time)), ())
     raw, findings = _distinct_names(load(source), (label, prediction, time))

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedge.drift.tables.categories import fit_cells
 from fedge.drift.tables.encoding import Encoder, Fit, RowStatistic
-from fedge.drift.tables.features import Cells, fit_cells, units
+from fedge.drift.tables.features import units
 from fedge.drift.tables.table import Column, Table
 from fedge.errors import TableError
 from fedge.privacy.grants import Grant
@@ -71,14 +72,23 @@ class _Numbers:
         added[:, -1] = missing
         return added
 
+    def reference_rows(self, reference: Table) -> NDArray[np.int64]:
+        """The same of the rows that the edges were learnt from."""
+        return self.rows(reference)
+
 
 @dataclass(frozen=True, slots=True)
 class _Shares:
-    """Counts of rows in cells, `sensitivity2` of which one row may be in."""
+    """Counts of rows in cells, `sensitivity2` of which one row may be in.
+
+    Attributes:
+        fitted: the same for the rows that `scores` was fitted on; None where that is no matter.
+    """
 
     statistics: tuple[RowStatistic, ...]
     scores: Callable[[Table], Floats]
     sensitivity2: int
+    fitted: Callable[[Table], Floats] | None = None
 
     @property
     def weights(self) -> Floats:
@@ -88,6 +98,10 @@ class _Shares:
     def rows(self, table: Table) -> NDArray[np.int64]:
         """int64[m, cells], what each row adds."""
         return np.nan_to_num(self.scores(table)).astype(np.int64)
+
+    def reference_rows(self, reference: Table) -> NDArray[np.int64]:
+        """The same of the rows that these counts were learnt from."""
+        return np.nan_to_num((self.fitted or self.scores)(reference)).astype(np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +162,7 @@ def fit_release(reference: Table, epsilon: float, outputs: Sequence[Fit]) -> Rel
         count=1,
         dimension=len(weights),
     )
-    scores = np.concatenate([part.rows(reference) for part in parts], axis=1) @ weights
+    scores = np.concatenate([part.reference_rows(reference) for part in parts], axis=1) @ weights
     return Release(
         parts=tuple(parts),
         statistics=tuple(s for part in parts for s in part.statistics),
@@ -187,16 +201,18 @@ def _parts(column: Column) -> list[_Numbers | _Shares]:
         return [_Numbers(column.name, _edges(present))]
     cells = fit_cells(column)
     statistics = (*cells.statistics, missing)
-    return [_Shares(statistics, _cells_or_missing(column.name, cells), 1)]
+    scores = _and_missing(column.name, cells.scores)
+    fitted = _and_missing(column.name, cells.reference_scores)
+    return [_Shares(statistics, scores, 1, fitted)]
 
 
 def _missing(name: str) -> Callable[[Table], Floats]:
     return lambda rows: np.isnan(rows.column(name).values).astype(np.float64)[:, None]
 
 
-def _cells_or_missing(name: str, cells: Cells) -> Callable[[Table], Floats]:
+def _and_missing(name: str, score: Callable[[Column], Floats]) -> Callable[[Table], Floats]:
     missing = _missing(name)
-    return lambda rows: np.concatenate([cells.scores(rows.column(name)), missing(rows)], axis=1)
+    return lambda rows: np.concatenate([score(rows.column(name)), missing(rows)], axis=1)
 
 
 def _edges(present: Floats) -> Floats:

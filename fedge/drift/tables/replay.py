@@ -342,9 +342,7 @@ class _Run:
             rows=self.table.rows,
             window=self.window,
             columns=tuple(WatchedColumn(c.name, c.kind, c.note) for c in self.table.columns),
-            reference=reference_facts(
-                first, self.table[: self.rows], self.window, self.false_alarms
-            ),
+            reference=reference_facts(first, self.table, self.window, self.false_alarms),
             windows=tuple(self.windows),
             alarms=tuple(self.alarms),
             statistics=evidence.statistics,

@@ -63,12 +63,12 @@ def evidence_of(traces: Sequence[Trace | None]) -> Evidence:
     return Evidence(statistics, z, strength, effect)
 
 
-_ABOUT = 1.05
+_ABOUT = 1.2
 """A rate that a reader would see as the one asked for needs no note."""
 
 
-def reference_facts(watch: Watch, reference: Table, window: int, budget: float) -> ReferenceFacts:
-    """What the reference can vouch for, in numbers and words."""
+def reference_facts(watch: Watch, stream: Table, window: int, budget: float) -> ReferenceFacts:
+    """What the reference, the rows of `stream` that `watch` was fitted on, can vouch for."""
     rows = watch.end - watch.start
     degrees = watch.baseline.strays.degrees
     rate = certified(watch.limit, watch.degrees, rows, window, budget)
@@ -93,7 +93,17 @@ def reference_facts(watch: Watch, reference: Table, window: int, budget: float) 
             "these columns wander so slowly that the reference says little about them: "
             + ", ".join(names)
         )
-    trouble = label_trouble(reference)
-    if reference.roles.label is not None and trouble is not None:
-        notes.append(f"the label is not watched: {trouble}")
-    return ReferenceFacts(rows, rate, tuple(notes))
+    return ReferenceFacts(rows, rate, (*notes, *_about_labels(stream, watch.end, window)))
+
+
+def _about_labels(stream: Table, reference_rows: int, window: int) -> list[str]:
+    """Where the label that was asked for tells nothing: quiet windows there are no proof."""
+    if stream.roles.label is None:
+        return []
+    trouble = label_trouble(stream[:reference_rows])
+    if trouble is not None:
+        return [f"the label is not watched: {trouble}"]
+    end = int(np.flatnonzero(np.isfinite(stream.column(stream.roles.label).values))[-1]) + 1
+    if stream.rows - end < window:
+        return []
+    return [f"no row from {end} on has a label: concept drift cannot be seen there"]
