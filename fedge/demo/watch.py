@@ -83,7 +83,8 @@ class RunWatcher:
             },
             assessment=self.folder.latest_assessment(),
             run_state=runs[-1].state if runs else "",
-            run=runs[-1].spec if runs else None,
+            # A gateway that alarmed late has a run of its own: the first release is followed.
+            run=published.spec if published else runs[-1].spec if runs else None,
             release=published.release if published else None,
         )
         self._note(view, names)
