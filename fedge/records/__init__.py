@@ -13,14 +13,21 @@ from fedge.records.base import (
     Record,
     RunId,
     Sha256,
+    SignatureHex,
+    Versioned,
     canonical,
     sha256_hex,
 )
 from fedge.records.privacy import (
+    PUBLIC_BY_DESIGN,
     BlockLength,
     BlockSpending,
     DiscreteGaussianEvent,
+    PoissonGaussianEvent,
+    PolicyApproval,
+    PrivacyEvent,
     PrivacyPolicy,
+    Quota,
 )
 from fedge.records.receipts import (
     Receipt,
@@ -69,6 +76,11 @@ from fedge.records.task import (
     Sensitivity,
     TaskSchema,
 )
+from fedge.records.witness import (
+    LedgerStanding,
+    SignedHead,
+    WitnessedHead,
+)
 
 __all__ = [
     "CLASS_STREAM",
@@ -78,6 +90,7 @@ __all__ = [
     "NUMERIC_BINS",
     "OOD_LEVELS",
     "OOD_STREAM",
+    "PUBLIC_BY_DESIGN",
     "AdapterKind",
     "AdapterUpdate",
     "AuditBatch",
@@ -93,6 +106,7 @@ __all__ = [
     "GapRecord",
     "GatewayStatus",
     "LabelReport",
+    "LedgerStanding",
     "ModelInput",
     "Name",
     "NoisyCount",
@@ -102,8 +116,12 @@ __all__ = [
     "OodCalibration",
     "PairedCounts",
     "Participant",
+    "PoissonGaussianEvent",
+    "PolicyApproval",
+    "PrivacyEvent",
     "PrivacyPolicy",
     "PublicKeyHex",
+    "Quota",
     "Receipt",
     "Record",
     "Reference",
@@ -117,9 +135,13 @@ __all__ = [
     "Season",
     "Sensitivity",
     "Sha256",
+    "SignatureHex",
+    "SignedHead",
     "TaskSchema",
     "TrainingPlan",
+    "Versioned",
     "WindowReport",
+    "WitnessedHead",
     "canonical",
     "sha256_hex",
 ]

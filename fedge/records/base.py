@@ -14,9 +14,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from fedge.errors import RecordError
 
@@ -24,6 +32,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 """The first 16 bytes of SHA-256 over a raw Ed25519 public key, in hex: a gateway's name."""
 PublicKeyHex = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+SignatureHex = Annotated[str, Field(pattern=r"^[0-9a-f]{128}$")]
+"""An Ed25519 signature in hex."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,63}$")]
 RunId = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9\-]{0,63}$")]
 Count = Annotated[int, Field(ge=0, lt=2**53)]
@@ -81,3 +91,28 @@ class Record(BaseModel):
     def content_sha256(self) -> str:
         """SHA-256 over the canonical bytes."""
         return sha256_hex(self.to_bytes())
+
+
+class Versioned(Record):
+    """A record to which fields were added later.
+
+    Written under an earlier `schema_version` it has none of them, byte for byte, so that hashes
+    and signatures over old records still hold. A class names the version of each later field in
+    `since`; such a field has a default, and keeps it in earlier versions.
+    """
+
+    since: ClassVar[dict[str, int]] = {}
+    schema_version: int
+
+    @model_serializer(mode="wrap")
+    def _as_of_its_version(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        return {n: v for n, v in values.items() if self.since.get(n, 0) <= self.schema_version}
+
+    @model_validator(mode="after")
+    def _holds_no_later_field(self) -> Self:
+        for name, version in self.since.items():
+            default = type(self).model_fields[name].default
+            if version > self.schema_version and getattr(self, name) != default:
+                raise ValueError(f"{name} needs schema_version {version}")
+        return self
