@@ -2,12 +2,14 @@
 
 Any CSV, Parquet or Arrow file, no schema: what columns were taken for is shown. Exit
 status of both: 0 no drift, 3 drift, 1 failed or not known (the reason is on stderr), 2 wrong
-usage.
+usage: an option that no file could make right.
 """
 
 from __future__ import annotations
 
 import json
+import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,12 +21,33 @@ from fedge.cli.drift_tables import plain, show_comparison, show_replay
 from fedge.errors import SettingError
 
 if TYPE_CHECKING:
-    from rich.status import Status
+    from rich.progress import Progress
 
 EXIT_NO_DRIFT, EXIT_UNKNOWN, EXIT_DRIFT = 0, 1, 3
 _MOST_REASONS = 10
 
 app = typer.Typer(help="Judge drift in tables.", no_args_is_help=True)
+
+
+def _reference_rows(rows: int) -> int:
+    from fedge.drift.tables.replay import LEAST_REFERENCE
+
+    if rows < LEAST_REFERENCE:
+        raise typer.BadParameter(f"{rows} rows do not tell what is normal; give {LEAST_REFERENCE}")
+    return rows
+
+
+def _positive(number: float | None) -> float | None:
+    if number is not None and not 0 < number < math.inf:  # catches NaN too
+        raise typer.BadParameter(f"{number} is no positive number")
+    return number
+
+
+def _chance(number: float) -> float:
+    if not 0 < number < 1:  # catches NaN too
+        raise typer.BadParameter(f"{number} is no chance between 0 and 1")
+    return number
+
 
 Label = Annotated[str | None, typer.Option("--label", help="Column with the truth.")]
 Prediction = Annotated[
@@ -43,7 +66,10 @@ def compare(
     prediction: Prediction = None,
     time: Time = None,
     false_alarms: Annotated[
-        float, typer.Option(help="Chance of calling tables without drift drifted, in all.")
+        float,
+        typer.Option(
+            help="Chance of calling tables without drift drifted, in all.", callback=_chance
+        ),
     ] = 0.05,
     as_json: AsJson = False,
     html: Html = None,
@@ -58,7 +84,7 @@ def compare(
     """
     from fedge.drift import compare as judge
 
-    with _progress() as status:
+    with _talking(as_json) as talk:
         found = judge(
             reference,
             current,
@@ -66,9 +92,9 @@ def compare(
             prediction=prediction,
             time=time,
             false_alarms=false_alarms,
-            say=status.update,
+            say=talk.say,
         )
-        _write_html(html, status, lambda: found.to_html(source=f"{reference} and {current}"))
+        _write_html(html, talk, lambda: found.to_html(source=f"{reference} and {current}"))
     _show_json(found.to_json()) if as_json else show_comparison(found)
     _leave(found.drifted, found.unknown)
 
@@ -76,16 +102,22 @@ def compare(
 @app.command("replay")
 def replay(
     stream: Annotated[Path, typer.Argument(help="The whole stream, rows in order of time.")],
-    reference_rows: Annotated[int, typer.Option(help="How many of its first rows are normal.")],
-    window: Annotated[int, typer.Option(help="Rows per window.")],
+    reference_rows: Annotated[
+        int, typer.Option(help="How many of its first rows are normal.", callback=_reference_rows)
+    ],
+    window: Annotated[int, typer.Option(help="Rows per window.", min=1)],
     label: Label = None,
     prediction: Prediction = None,
     time: Time = None,
     epsilon: Annotated[
-        float | None, typer.Option(help="Noise each window as a private report would be.")
+        float | None,
+        typer.Option(help="Noise each window as a private report would be.", callback=_positive),
     ] = None,
     false_alarms: Annotated[
-        float, typer.Option(help="False alarms allowed in 720 windows, over all columns.")
+        float,
+        typer.Option(
+            help="False alarms allowed in 720 windows, over all columns.", callback=_positive
+        ),
     ] = 0.5,
     as_json: AsJson = False,
     html: Html = None,
@@ -101,39 +133,52 @@ def replay(
     from fedge.drift import read
     from fedge.drift.tables.replay import replay as judge
 
-    with _progress() as status:
-        status.update("reading")
+    with _talking(as_json) as talk:
+        talk.say("reading")
         reading = read(stream, label=label, prediction=prediction, time=time)
-        status.update("replaying")
+        talk.say("replaying")
         found = judge(
             reading.table,
             reference_rows=reference_rows,
             window=window,
             epsilon=epsilon,
             false_alarms=false_alarms,
+            progress=talk.count,
         )
         found = replace(found, findings=reading.findings)
-        _write_html(html, status, lambda: found.to_html(reading.table, source=str(stream)))
+        _write_html(html, talk, lambda: found.to_html(reading.table, source=str(stream)))
     _show_json(found.to_json()) if as_json else show_replay(found)
-    untested = sum(not window.tested for window in found.windows)
-    reason = f"{untested} of {len(found.windows)} windows could not be tested"
-    drifted = True if found.alarms else None if untested else False
-    _leave(drifted, (reason, *found.reference.notes))
+    _leave(found.drifted, (*found.unknown, *found.reference.notes))
+
+
+class _Talk:
+    """What is being done, and how far it is."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._task = progress, progress.add_task("starting", total=None)
+
+    def say(self, what: str) -> None:
+        self._progress.update(self._task, description=what)
+
+    def count(self, done: int, windows: int) -> None:
+        self._progress.update(self._task, completed=done, total=windows)
 
 
 @contextmanager
-def _progress() -> Iterator[Status]:
-    """What is being done, on stderr where that is a terminal."""
+def _talking(silent: bool) -> Iterator[_Talk]:
+    """Talk on stderr where that is a terminal, unless it shall be silent."""
     from rich.console import Console
+    from rich.progress import Progress
 
-    with Console(stderr=True).status("starting") as status:
-        yield status
+    hidden = silent or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as progress:
+        yield _Talk(progress)
 
 
-def _write_html(path: Path | None, status: Status, page: Callable[[], str]) -> None:
+def _write_html(path: Path | None, talk: _Talk, page: Callable[[], str]) -> None:
     if path is None:
         return
-    status.update("drawing the report")
+    talk.say("drawing the report")
     text = page()
     try:
         path.write_text(text, encoding="utf-8")

@@ -53,12 +53,25 @@ def show_replay(found: Replay) -> None:
     head = f"{found.rows} rows, {tested} of {len(found.windows)} windows of {found.window} tested"
     number = len(found.alarms)
     typer.echo(f"{head}: {number or 'no'} {'alarm' if number < 2 else 'alarms'}")
+    if found.unlabelled_from is not None:
+        typer.echo(f"concept drift: unknown from row {found.unlabelled_from} on, labels stop there")
     if found.alarms:
         rows = [
-            (str(a.row), a.cause, ", ".join(a.features), f"{a.confidence:.0%}", a.sentence)
+            (
+                str(a.row),
+                f"{a.confidence:.0%}",
+                a.cause,
+                _share(a.cause_confidence),
+                ", ".join(a.features),
+                a.sentence,
+            )
             for a in found.alarms[:_MOST_ALARMS]
         ]
-        _print(("row", "cause", "columns", "sure", ""), rows, len(found.alarms) - len(rows))
+        _print(
+            ("row", "sure", "cause", "cause sure", "columns", ""),
+            rows,
+            len(found.alarms) - len(rows),
+        )
     kinds = [(c.name, c.kind, c.note) for c in found.columns[:_MOST_COLUMNS]]
     _print(("column", "type", ""), kinds, len(found.columns) - len(kinds))
     rate = found.reference.certified_false_alarms
@@ -69,9 +82,15 @@ def show_replay(found: Replay) -> None:
 
 def _show_notes(notes: Sequence[str], findings: Sequence[TableFinding]) -> None:
     # Why columns are not watched stands beside them.
-    odd = [finding.words for finding in findings if finding.kind != "not-watched"]
+    odd = [_where(finding) for finding in findings if finding.kind != "not-watched"]
     for text in (*notes, *odd):
         typer.echo(plain(f"note: {text}"))
+
+
+def _where(finding: TableFinding) -> str:
+    if finding.row is None or finding.kind == "no-values":
+        return finding.words
+    return f"{finding.words}, first in row {finding.row}"
 
 
 def _print(heads: Sequence[str], rows: Sequence[Sequence[str]], more: int) -> None:
@@ -100,6 +119,10 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 def _figure(value: float) -> str:
     return f"{value:.2g}" if math.isfinite(value) else "-"
+
+
+def _share(value: float) -> str:
+    return f"{value:.0%}" if math.isfinite(value) else "-"
 
 
 def _last(value: float) -> float:

@@ -62,6 +62,10 @@ LEAST_BREAK = 1.5
 MOST_NOISE = 2.5
 """...around which it scatters at most so many times as widely as before."""
 
+ALONE, PER_DEVIATION, MOST_SURE = 0.3, 0.15, 0.95
+"""How sure a broken relation makes of an offset: the more, the farther the channel is from what the
+others say, in its own standard deviations. At less than 0.5 it is called none."""
+
 FULL_BIN = 0.95
 """Share of rows in one bin that makes a histogram stuck."""
 
@@ -96,14 +100,25 @@ def value_fault(reference: Floats, recent: Floats) -> Fault | None:
     known, now = reference[np.isfinite(reference)], recent[np.isfinite(recent)]
     if len(known) < MIN_RUN or known.min() == known.max() or len(recent) < MIN_RUN:
         return None
-    silent, was_silent = 1 - len(now) / len(recent), 1 - len(known) / len(reference)
+    silent, was_silent = (float(np.isnan(values).mean()) for values in (recent, reference))
     if silent >= SILENT and was_silent <= 1 - SILENT:
         return Fault("dead", math.nan, silent)
+    if (endless := _infinite(reference, recent)) is not None:
+        return endless
     if len(now) < MIN_RUN:
         return None
     after = _after(known, now)
     signs = _stuck(known, now) or _saturated(known, now) or _unit_change(known, after)
     return signs or _out_of_reach(known, after)
+
+
+def _infinite(reference: Floats, recent: Floats) -> Fault | None:
+    """Infinity is beyond the end of every scale: an overflow, or a division by a dead signal."""
+    endless = np.isinf(recent)
+    share = float(endless.mean())
+    if share < PILE or endless.sum() < MIN_RUN or float(np.isinf(reference).mean()) > PILE_BEFORE:
+        return None
+    return Fault("saturated", float(recent[endless][0]), min(1.0, 0.5 + share))
 
 
 def _after(known: Floats, now: Floats) -> Floats:
@@ -213,11 +228,14 @@ def broken_relation(reference: Floats, recent: Floats, column: int) -> Fault | N
     others = np.delete(np.arange(width), column)
     if _broken(known[:, others], now[:, others], LEAST_BREAK / 2)[0].any():
         return None
-    broken, shift, noise = _broken(known, now, LEAST_BREAK)
+    broken, apart, noise = _broken(known, now, LEAST_BREAK)
     # An offset adds a number: the channel goes on following the others around it.
     if not broken[column] or noise[column] > MOST_NOISE:
         return None
-    certainty = min(1.0, 0.5 + abs(float(shift[column])) / 10)
+    # What is measured may move alone, too: hardly far beyond where it usually is.
+    certainty = min(MOST_SURE, ALONE + PER_DEVIATION * abs(float(apart[column])))
+    if certainty < 0.5:
+        return None
     return Fault("offset", float(now[:, column].mean()), certainty)
 
 
@@ -225,15 +243,15 @@ def _broken(known: Floats, now: Floats, least: float) -> tuple[NDArray[np.bool_]
     """Which columns left their relation to all others of the same matrix.
 
     Returns:
-        bool[D]; float64[D], shift of what the others leave unsaid in its standard deviations;
-        float64[D], how many times wider that is now.
+        bool[D]; float64[D], shift of what the others leave unsaid, in the column's own standard
+        deviations; float64[D], how many times wider that is now.
     """
     rows, width = known.shape
     precision = np.linalg.inv(known.T @ known / rows + 0.01 * np.eye(width))
     rest, rest_now = (part @ precision / np.diagonal(precision) for part in (known, now))
     noise = np.maximum(rest.std(axis=0), 1e-9) * math.sqrt(rows / max(1, rows - width))
-    shift, wider = rest_now.mean(axis=0) / noise, rest_now.std(axis=0) / noise
-    return (1 - noise**2 >= LEAST_TIE) & (np.abs(shift) >= least), shift, wider
+    apart, wider = rest_now.mean(axis=0), rest_now.std(axis=0) / noise
+    return (1 - noise**2 >= LEAST_TIE) & (np.abs(apart) >= least * noise), apart, wider
 
 
 def histogram_fault(

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +79,108 @@ def test_exit_status_tells_the_verdict(fedge: Call) -> None:
     assert fedge("replay", "quiet.csv", *REPLAY)[0] == 0
     assert fedge("replay", "stream.csv", *REPLAY)[0] == 3
     assert fedge("replay", "bad.csv", *REPLAY)[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        ("replay", "--window", "0"),
+        ("replay", "--window", "-5"),
+        ("replay", "--reference-rows", "0"),
+        ("replay", "--reference-rows", "29"),
+        ("replay", "--epsilon", "-1"),
+        ("replay", "--epsilon", "nan"),
+        ("replay", "--epsilon", "inf"),
+        ("replay", "--false-alarms", "0"),
+        ("replay", "--false-alarms", "nan"),
+        ("compare", "--false-alarms", "0"),
+        ("compare", "--false-alarms", "1"),
+        ("compare", "--false-alarms", "nan"),
+    ],
+)
+def test_an_option_that_no_file_could_make_right_is_wrong_usage(
+    fedge: Call, command: str, option: str, value: str
+) -> None:
+    """Exit status 2, the option named, no file read."""
+    files = ("none.csv",) if command == "replay" else ("none.csv", "none.csv")
+    usual = REPLAY if command == "replay" else ()
+    status, out, err = fedge(command, *files, *usual, option, value)
+
+    assert (status, out) == (2, "")
+    assert option in re.sub(r"\x1b\[[0-9;]*m", "", err)  # colours, where they are forced
+
+
+def test_quiet_windows_that_were_not_tested_are_no_success(
+    fedge: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit status 1, the reason on stderr, JSON all the same."""
+    from fedge.drift.tables import replay as engine
+
+    judge = engine.replay
+
+    def with_an_untested_window(*args: Any, **settings: Any) -> Any:
+        found = judge(*args, **settings)
+        last = replace(found.windows[-1], tested=False)
+        return replace(found, windows=(*found.windows[:-1], last))
+
+    monkeypatch.setattr(engine, "replay", with_an_untested_window)
+    status, out, err = fedge("replay", "quiet.csv", *REPLAY, "--json")
+
+    assert (status, json.loads(out)["drifted"]) == (1, None)
+    assert "not known: 1 of 7 windows could not be tested" in err
+
+
+def test_labels_that_stop_leave_concept_drift_unknown(fedge: Call, tmp_path: Path) -> None:
+    """The rest was judged, and is fine; words and JSON say what was not."""
+    stream = pd.concat([frame(5), frame(6)], ignore_index=True)[["x", "y", "ok"]]
+    stream["ok"] = stream["ok"].astype(float).where(stream.index < 850)
+    path = str(tmp_path / "late.csv")
+    stream.to_csv(path, index=False)
+    status, out, _ = fedge("replay", path, *REPLAY, "--label", "ok")
+    found = json.loads(fedge("replay", path, *REPLAY, "--label", "ok", "--json")[1])
+
+    assert (status, found["drifted"], found["unlabelled_from"]) == (0, False, 850)
+    assert "concept drift: unknown from row 850 on, labels stop there" in out
+    assert [w["concept_tested"] for w in found["windows"]] == [True] * 4 + [False] * 3
+    assert any("850" in note and "unknown" in note for note in found["reference"]["notes"])
+
+
+def test_infinite_values_are_told_with_column_and_row(fedge: Call, tmp_path: Path) -> None:
+    stream = pd.concat([frame(5), frame(6)], ignore_index=True)[["x", "y"]]
+    stream.loc[900:, "y"] = np.inf
+    stream.to_csv(tmp_path / "inf.csv", index=False)
+    _, out, _ = fedge("replay", str(tmp_path / "inf.csv"), *REPLAY)
+
+    assert "y: infinite values" in out
+    assert "no signal" not in out
+    assert "column 'y' holds 300 infinite values, first in row 900" in out
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), True), (("--json",), False)])
+def test_progress_is_shown_on_a_terminal_alone(
+    folder: Path, options: tuple[str, ...], shown: bool
+) -> None:
+    """On stderr, so that results can be piped; not where a program reads the answer."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "fedge.cli.main", "drift", "replay", "quiet.csv"]
+    done = subprocess.run(
+        [*command, *REPLAY, *options],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        check=False,
+    )
+    os.close(theirs)
+    said = b""
+    with contextlib.suppress(OSError):  # what a terminal says at its end
+        while part := os.read(ours, 4096):
+            said += part
+    os.close(ours)
+
+    assert done.returncode == 0
+    assert (b"replaying" in said and b"100%" in said) == shown
+    assert shown or said == b""
+    assert b"replaying" not in done.stdout
 
 
 def test_compare_in_words(fedge: Call) -> None:
@@ -152,7 +258,6 @@ def test_errors_are_one_line(fedge: Call) -> None:
         ("compare", "old.csv", "none.csv"),
         ("compare", "old.csv", "moved.csv", "--label", "none"),
         ("replay", "quiet.csv", "--reference-rows", "5000", "--window", "100"),
-        ("replay", "quiet.csv", "--reference-rows", "500", "--window", "0"),
     ):
         status, out, err = fedge(*args, "--json")
         assert status == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -234,7 +235,7 @@ def test_categories_met_for_the_first_time_are_no_drift_where_they_are_many(
         codes = codes + number * (np.arange(2_000) >= 1_500)
         moved = Table((Column("kind", "category", codes, names),))
         alarms += len(replay(quiet, reference_rows=1_000, window=100, epsilon=epsilon).alarms)
-        seen += replay(moved, reference_rows=1_000, window=100, epsilon=epsilon).drifted
+        seen += replay(moved, reference_rows=1_000, window=100, epsilon=epsilon).drifted is True
 
     assert (alarms, seen) == (0, 5)
 
@@ -352,9 +353,111 @@ def test_labels_that_stop_coming_are_told() -> None:
         Table(table(y=label, **columns).columns, Roles(label="y")), reference_rows=400, window=50
     )
 
-    assert "no row from 650 on has a label: concept drift cannot be seen there" in (
+    assert "no row from 650 on has a label: concept drift is unknown from there on" in (
         found.reference.notes
     )
+
+
+def test_windows_say_whether_concept_drift_was_tested() -> None:
+    """Not without labels in the window; None where no label was asked for."""
+    columns = normal(1_400, 2)
+    label = (columns["x0"] > 0).astype(float)
+    label[650:800] = np.nan
+    rows = table(y=label, **columns)
+
+    asked = replay(Table(rows.columns, Roles(label="y")), reference_rows=400, window=50)
+    unasked = replay(table(**columns), reference_rows=400, window=50)
+
+    untested = {w.start_row for w in asked.windows if not w.concept_tested}
+    assert untested == {650, 700, 750}
+    assert all(w.tested for w in asked.windows)
+    assert asked.unlabelled_from is None
+    assert {w.concept_tested for w in unasked.windows} == {None}
+
+
+def test_whether_a_stream_drifted_is_not_known_where_windows_were_not_tested() -> None:
+    """No alarm is no drift only where all was tested."""
+    quiet = replay(table(**normal(900, 2)), reference_rows=400, window=50)
+    moved = normal(900, 2)
+    moved["x0"][600:] += 3
+    windows = (replace(quiet.windows[0], tested=False), *quiet.windows[1:])
+
+    assert quiet.drifted is False
+    assert replace(quiet, windows=windows).drifted is None
+    assert replace(quiet, windows=windows).unknown == ("1 of 10 windows could not be tested",)
+    assert replace(quiet, windows=()).drifted is None
+    assert replay(table(**moved), reference_rows=400, window=50).drifted is True
+
+
+@pytest.mark.parametrize("window", [1, 2, 5])
+@pytest.mark.parametrize("what", ["shift", "gaps"])
+def test_one_change_is_one_alarm_however_short_the_windows(window: int, what: str) -> None:
+    """A few rows that look as before by chance do not end it."""
+    columns = normal(2_000, 3)
+    if what == "shift":
+        columns["x0"][1_000:] += 1.0
+    else:
+        columns["x0"][1_000:][np.random.default_rng(1).random(1_000) < 0.5] = np.nan
+
+    row, name = first(replay(table(**columns), reference_rows=500, window=window))
+
+    assert 1_000 <= row < 1_100
+    assert name == "x0"
+
+
+def test_a_fault_that_passes_is_over_also_in_windows_of_one_row() -> None:
+    columns = normal(2_000, 3)
+    columns["x0"][1_000:1_100] += 3.0
+
+    found = replay(table(**columns), reference_rows=500, window=1)
+
+    assert 1_000 <= first(found)[0] < 1_020
+    assert not any(w.drifted for w in found.windows if w.start_row >= 1_300)
+
+
+def test_times_are_no_feature() -> None:
+    """Neither the column that orders rows nor another one that holds times: gaps in it are told
+    when it is read, and are no drift."""
+    rng = np.random.default_rng(0)
+    clock = Column("clock", "time", np.where(rng.random(1_200) < 0.5, np.nan, np.arange(1_200.0)))
+    clock.values[:600] = np.arange(600.0)
+    rows = (clock, *table(**normal(1_200, 2)).columns)
+
+    for roles in (Roles(), Roles(time="clock")):
+        found = replay(Table(rows, roles), reference_rows=500, window=50)
+        assert "clock" not in {name for s in found.statistics for name in s.columns}
+        assert not found.alarms
+        assert found.columns[0].name == "clock"
+
+
+def test_progress_counts_every_window_once() -> None:
+    """Also where alarms stand, and end on the last one."""
+    columns = normal(1_500, 3)
+    columns["x0"][900:] += 2
+    told: list[tuple[int, int]] = []
+
+    replay(
+        table(**columns),
+        reference_rows=500,
+        window=50,
+        progress=lambda done, windows: told.append((done, windows)),
+    )
+
+    assert told == [(done, 20) for done in range(1, 21)]
+
+
+def test_the_cause_has_a_confidence_of_its_own() -> None:
+    """That something moved may be certain, and why not."""
+    columns = normal(1_000, 3)
+    columns["x1"][700:] += 2
+
+    found = replay(table(**columns), reference_rows=500, window=50)
+    alarm = found.alarms[0]
+
+    assert alarm.confidence > 0.95
+    assert alarm.cause_confidence < 0.8
+    told = json.loads(json.dumps(found.to_json()))["alarms"][0]
+    assert told["cause_confidence"] == alarm.cause_confidence
 
 
 def test_without_a_label_no_sentence_speaks_of_one() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from fedge.drift.tables.released import DELTA, fit_release, gaussian_sigma
 from fedge.drift.tables.replay import replay
-from fedge.drift.tables.table import Column, Table
+from fedge.drift.tables.table import Column, Roles, Table
 from fedge.errors import TableError
 
 
@@ -82,3 +82,33 @@ def test_the_analytic_gaussian_needs_less_noise_than_the_classical_one() -> None
 def test_a_senseless_epsilon_is_refused(epsilon: float) -> None:
     with pytest.raises(TableError, match="epsilon"):
         replay(stream(1_000, 0.0), reference_rows=500, window=100, epsilon=epsilon)
+
+
+def test_labels_that_stop_are_no_concept_drift_under_noise() -> None:
+    """A row without a label is none in which the model was right; before, all was as ever."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(4_000, 3))
+    label = (values[:, 0] + 0.7 * rng.normal(size=4_000) > 0).astype(np.float64)
+    label[2_500:] = np.nan
+    columns = [Column(f"x{i}", "number", values[:, i]) for i in range(3)]
+    rows = Table((*columns, Column("y", "boolean", label)), Roles(label="y"))
+
+    found = replay(rows, reference_rows=1_500, window=200, epsilon=5.0)
+
+    assert found.drifted is False
+    assert [w.concept_tested for w in found.windows] == [True] * 5 + [False] * 8
+
+
+def test_concept_drift_is_found_under_noise_though_half_of_the_labels_are_missing() -> None:
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(4_000, 3))
+    turned = np.where(np.arange(4_000) < 2_500, 1.0, -1.0)
+    label = (turned * values[:, 0] + 0.7 * rng.normal(size=4_000) > 0).astype(np.float64)
+    label[rng.random(4_000) < 0.5] = np.nan
+    columns = [Column(f"x{i}", "number", values[:, i]) for i in range(3)]
+    rows = Table((*columns, Column("y", "boolean", label)), Roles(label="y"))
+
+    found = replay(rows, reference_rows=1_500, window=200, epsilon=5.0)
+
+    assert 2_500 <= found.alarms[0].row < 2_900
+    assert found.alarms[0].cause == "concept"

@@ -116,6 +116,18 @@ class TestOffset:
 
         assert broken_relation(related(0, 800), recent, 3) is None
 
+    def test_a_channel_that_may_have_moved_by_itself_is_hardly_called_broken(self) -> None:
+        """What is measured moves alone at times; the farther, the surer."""
+        sure = []
+        for shift in (1.0, 1.5, 3.0, 6.0):
+            recent = related(1, 100)
+            recent[:, 2] += shift * related(0, 800)[:, 2].std()
+            fault = broken_relation(related(0, 800), recent, 2)
+            sure.append(0.0 if fault is None else fault.certainty)
+
+        assert sure[0] == 0.0
+        assert sure[1] < 0.6 < sure[2] < sure[3] <= 0.95
+
     def test_no_channel_is_to_blame_when_many_relations_broke(self) -> None:
         recent = related(1, 100) + np.array([3.0, 3.0, -5.0, 0.0])
 
@@ -147,6 +159,25 @@ class TestHistograms:
 
         assert histogram_fault(self.BEFORE, now, noise=900.0) is None
         assert histogram_fault(self.BEFORE, np.zeros(16)) is None
+
+
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_infinite_values_are_a_fault_of_their_own(share: float) -> None:
+    """Not a dead channel: it says something, and no process says that."""
+    rng = np.random.default_rng(3)
+    recent = np.where(rng.random(200) < share, np.inf, rng.normal(size=200))
+
+    fault = value_fault(rng.normal(size=500), recent)
+
+    assert fault is not None and fault.kind == "saturated"
+    assert fault.value == np.inf
+
+
+def test_infinite_values_that_the_reference_had_are_no_fault() -> None:
+    rng = np.random.default_rng(4)
+    values = np.where(rng.random(700) < 0.2, np.inf, rng.normal(size=700))
+
+    assert value_fault(values[:500], values[500:]) is None
 
 
 def test_numbers_near_the_largest_are_judged_like_others() -> None:

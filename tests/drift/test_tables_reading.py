@@ -271,6 +271,26 @@ def test_odd_columns_are_findings() -> None:
     assert [c.name for c in reading.table.features] == ["one", "x", "copy"]
 
 
+@pytest.mark.parametrize("tail", ["", "\r"])
+def test_lines_may_end_as_on_the_macs_of_old(tmp_path: Path, tail: str) -> None:
+    """In a bare CR; quoted values and both ends of a file included."""
+    text = 'x,"a b"\r1,red\r2,"blue, or so"\r3,red' + tail
+    path = tmp_path / "old.csv"
+    path.write_bytes(text.encode())
+    table = read_table(path)
+
+    assert table.column("x").values.tolist() == [1.0, 2.0, 3.0]
+    assert table.column("a b").categories == ("red", "blue, or so")
+
+
+def test_lines_that_end_in_two_ways_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "both.csv"
+    path.write_bytes(b"x,y\r1,2\r3,4\n5,6\n")
+
+    with pytest.raises(TableError, match="bare CR"):
+        read_table(path)
+
+
 def test_duplicate_names(tmp_path: Path) -> None:
     """Told apart by a number; an error where a role is meant by one of them."""
     path = write(tmp_path, "x,x,x.1,y\n1,2,3,0\n4,5,6,1\n")

@@ -64,6 +64,9 @@ def _replay_verdict(replay: Replay) -> tuple[State, str]:
     if tested < len(replay.windows):
         left = len(replay.windows) - tested
         return "unknown", f"No alarm in {tested} windows; {left} more could not be tested"
+    if replay.unlabelled_from is not None:
+        since = f"concept drift unknown from row {replay.unlabelled_from:,} on, where labels stop"
+        return "stable", f"No drift in {tested} windows; {since}"
     return "stable", f"No drift in {tested} windows"
 
 

@@ -124,7 +124,7 @@ class Baseline:
             mean: float64[..., T], means over `rows` rows each.
             share: float64[..., T], which part of these rows had a score.
             distance: float64[..., 1], rows between the middles of reference and later rows.
-            noise: float64[T], known variance added to the mean of the later rows.
+            noise: float64[..., T], known variance added to the mean of the later rows.
         """
         strayed = self.of_mean(rows) / share
         own = self.of_mean(self.rows) * self.rows / np.maximum(self.strays.rows, 1)

@@ -21,6 +21,7 @@ import numpy as np
 from fedge.drift.distances import Effect
 from fedge.drift.tables.cells import Blocks
 from fedge.drift.tables.comparison import ColumnVerdict, Comparison, State
+from fedge.drift.tables.copies import Copy, copies_in, told, with_copies, without
 from fedge.drift.tables.encoding import Group
 from fedge.drift.tables.explain import Explanation, explain
 from fedge.drift.tables.family import Family, Unit
@@ -38,7 +39,16 @@ from fedge.drift.tables.trials import (
     trials_of_columns,
     trials_of_scores,
 )
-from fedge.drift.tables.verdicts import BLIND, Pair, sorted_out, untested, words_for
+from fedge.drift.tables.verdicts import (
+    BLIND,
+    Pair,
+    as_copy,
+    features_of,
+    sentence_for,
+    sorted_out,
+    untested,
+    words_for,
+)
 from fedge.errors import SettingError, TableError
 
 LEAST_ROWS = 20
@@ -114,19 +124,26 @@ class _Work:
             verdicts |= {pair[0].name: untested(pair, why) for pair in pairs}
             return self._result(verdicts, (), (), (f"cannot certify: {why}",))
         say(f"testing {len(pairs)} columns")
+        copies = {copy.name: copy for copy in self._copies(pairs)}
         blocks = Blocks.of(self.reference.rows), Blocks.of(self.current.rows)
         grouped = [(old, new, self._group(old.name)) for old, new in pairs]
-        columns = [c for c in trials_of_columns(grouped, blocks) if c.trials]
+        tested = [c for c in trials_of_columns(grouped, blocks) if c.trials]
+        columns = [c for c in tested if c.reference.name not in copies]
         say("testing relations and model outputs")
         relations = unit_of_pairs(columns)
-        outputs, notes = self._outputs(pairs, blocks)
+        outputs, notes = self._outputs(pairs, tuple(copies.values()), blocks)
         beyond = [*([relations] if relations else []), *(Unit((trial,), 1) for trial in outputs)]
         own = [Unit(column.trials, len(column.trials)) for column in columns]
         family = Family.of([*own, *beyond])
-        effects = effects_of(columns)
-        for place, column in enumerate(columns):
-            found = self._verdict(column, family, place, effects[place])
-            verdicts[column.reference.name] = found
+        place_of = {column.reference.name: place for place, column in enumerate(columns)}
+        for column, effects in zip(tested, effects_of(tested), strict=True):
+            name = column.reference.name
+            copy = copies.get(name)
+            place = place_of[copy.original if copy else name]
+            verdicts[name] = self._verdict(column, family, place, effects)
+        for copy in copies.values():
+            # One test for both: what is true of the original is true of the copy.
+            verdicts[copy.name] = as_copy(verdicts[copy.name], verdicts[copy.original])
         for pair in pairs:
             verdicts.setdefault(pair[0].name, untested(pair, "holds no value to compare"))
         gone = {c.name for c in verdicts.values() if c.state == "drift"}
@@ -139,7 +156,12 @@ class _Work:
         )
         moved = sorted((m for m in others if m), key=lambda m: -m.strength)
         say("looking for the cause")
-        return self._result(verdicts, tuple(moved), notes, ())
+        return self._result(verdicts, tuple(moved), notes, (), tuple(copies.values()))
+
+    def _copies(self, pairs: Sequence[Pair]) -> list[Copy]:
+        """Columns that repeat another one in the reference, and still do in the current table."""
+        reference, current = self._common(pairs)
+        return [copy for copy in copies_in(reference) if not copy.parted(current).any()]
 
     def _group(self, name: str) -> Group:
         roles = self.reference.roles
@@ -150,10 +172,10 @@ class _Work:
         )
 
     def _outputs(
-        self, pairs: Sequence[Pair], blocks: tuple[Blocks, Blocks]
+        self, pairs: Sequence[Pair], copies: Sequence[Copy], blocks: tuple[Blocks, Blocks]
     ) -> tuple[list[Trial], tuple[str, ...]]:
         """Tests of a model's answers and errors."""
-        reference, current = self._common(pairs)
+        reference, current = (without(table, copies) for table in self._common(pairs))
         roles = reference.roles
         found: list[Trial] = []
         notes = []
@@ -234,6 +256,7 @@ class _Work:
         others: tuple[Moved, ...],
         notes: tuple[str, ...],
         unknown: tuple[str, ...],
+        copies: tuple[Copy, ...] = (),
     ) -> Comparison:
         names = dict.fromkeys(c.name for c in (*self.reference.columns, *self.current.columns))
         columns = tuple(verdicts[name] for name in names)
@@ -242,7 +265,7 @@ class _Work:
         if not any(c.state in ("drift", "no drift", "unknown") for c in columns):
             unknown += ("no column of the reference can be watched",)
         drift = [c for c in columns if c.state == "drift"]
-        explained = self._explained(columns, others)
+        explained = self._explained(columns, others, copies)
         return Comparison(
             reference=self.reference,
             current=self.current,
@@ -251,53 +274,28 @@ class _Work:
             findings=self.findings,
             cause=explained.cause if explained else ("unknown" if drift else None),
             confidence=explained.confidence if explained else 0.0,
-            sentence=_sentence(explained, drift, columns, unknown),
-            features=_features(explained, drift),
+            sentence=sentence_for(explained, drift, columns, unknown),
+            features=with_copies(features_of(explained, drift), copies),
             unknown=unknown,
-            notes=notes,
+            notes=(*notes, *told(copies)),
             false_alarms=self.false_alarms,
             min_effect=self.min_effect,
         )
 
     def _explained(
-        self, columns: Sequence[ColumnVerdict], others: Sequence[Moved]
+        self, columns: Sequence[ColumnVerdict], others: Sequence[Moved], copies: Sequence[Copy]
     ) -> Explanation | None:
         """The cause of statistical drift; None where there is none."""
-        moved = [c.strongest for c in columns if c.state == "drift" and c.strongest]
+        again = {copy.name for copy in copies}
+        drifted = [c for c in columns if c.state == "drift" and c.name not in again]
+        moved = [c.strongest for c in drifted if c.strongest]
         moved = sorted([*moved, *others], key=lambda m: -m.strength)
         if not moved:
             return None
         pairs, _ = sorted_out(self.reference, self.current)
-        both = self._common(pairs)
+        both = [without(table, copies) for table in self._common(pairs)]
         most = EXPLAINED_LABELLED_ROWS if both[0].roles.label else EXPLAINED_ROWS
         reference, current = (table[max(0, table.rows - most) :] for table in both)
         # Squares of the largest numbers overflow; what is infinite then is no mark of any cause.
         with np.errstate(over="ignore", invalid="ignore"):
             return explain(reference, current, moved)
-
-
-def _features(explained: Explanation | None, drift: Sequence[ColumnVerdict]) -> tuple[str, ...]:
-    """Columns behind the drift: those that are gone or of another kind, then by evidence."""
-    changed = [column.name for column in drift if column.strongest is None]
-    return tuple(dict.fromkeys([*changed, *(explained.features if explained else ())]))
-
-
-def _sentence(
-    explained: Explanation | None,
-    drift: Sequence[ColumnVerdict],
-    columns: Sequence[ColumnVerdict],
-    unknown: Sequence[str],
-) -> str:
-    changed = [f"column {c.name!r} {c.words}" for c in drift if c.strongest is None]
-    if explained:
-        return "; ".join([explained.sentence, *changed])
-    if changed:
-        return "; ".join(changed)
-    if unknown:
-        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
-        return f"not known: {unknown[0]}{more}"
-    watched = [c.detectable for c in columns if c.state == "no drift"]
-    return (
-        f"no drift in {len(watched)} columns; a shift of {max(watched):.2f} standard deviations "
-        "would have been seen in any of them"
-    )

@@ -33,6 +33,9 @@ def delimited(data: bytes, place: str) -> RawTable:
     data = data.removeprefix(b"\xef\xbb\xbf")
     if b"\0" in data[: 2**16]:
         raise TableError(f"{place} holds binary data: it is no CSV, Parquet or Arrow file")
+    if b"\n" not in data:
+        # Lines ended by a bare CR, as on the Macs of old and in some spreadsheets' exports still.
+        data = data.replace(b"\r", b"\n")
     delimiter, names = _header(data, place)
     arrays = _parse(data, delimiter, names, place)
     texts = tuple(_decoded(array, name, place) for array, name in zip(arrays, names, strict=True))
@@ -52,13 +55,23 @@ def _header(data: bytes, place: str) -> tuple[str, tuple[str, ...]]:
         try:
             names = next(csv.reader(io.StringIO(head.lstrip("\r\n")), delimiter=delimiter), [])
         except csv.Error as error:
-            raise TableError(f"{place}: the header cannot be read") from error
+            why = _bare_cr(head) or "the header cannot be read"
+            raise TableError(f"{place}: {why}") from error
         if len(names) > len(found[1]):
             found = (delimiter, names)
     names = [name.strip() for name in found[1]]
     if not names or any(not name.isprintable() for name in names):
         raise TableError(f"{place} has no header line of column names")
     return found[0], tuple(name or f"column {i}" for i, name in enumerate(names))
+
+
+def _bare_cr(head: str) -> str | None:
+    line = head.lstrip("\r\n").partition("\n")[0].removesuffix("\r")
+    return (
+        "some lines end in a bare CR, others in LF: save it with one of them"
+        if "\r" in line
+        else None
+    )
 
 
 def _parse(data: bytes, delimiter: str, names: tuple[str, ...], place: str) -> list[pa.Array]:

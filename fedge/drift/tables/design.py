@@ -88,8 +88,6 @@ def fit_design(reference: Table) -> Design:
     """Learn the matrix of a table's features; roles and excluded columns are none."""
     features: list[Feature] = []
     for column in reference.features:
-        if column.kind == "time":
-            continue
         features += _of_cells(column) if column.kind == "category" else _of_numbers(column)
         missing = np.isnan(column.values)
         if MIN_CELL_ROWS <= missing.sum() < len(missing):

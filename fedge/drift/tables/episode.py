@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 
@@ -10,11 +11,13 @@ from numpy.typing import NDArray
 
 from fedge.drift.sensor_faults import value_fault
 from fedge.drift.tables.baselines import LENGTHS, MAX_LIMIT, false_alarm_rate
+from fedge.drift.tables.copies import PARTED
 from fedge.drift.tables.encoding import RowStatistic
 from fedge.drift.tables.gross import GROSS
 from fedge.drift.tables.outcome import Moved
+from fedge.drift.tables.sums import Sums
 from fedge.drift.tables.table import Table
-from fedge.drift.tables.watching import Judged, Sums, Watch
+from fedge.drift.tables.watching import Judged, Watch
 
 Floats = NDArray[np.float64]
 
@@ -37,11 +40,15 @@ _LEADING = 3
 _ECHO = 0.5
 """A relation less strong than this part of the strongest is taken for its echo."""
 
-BACK_WINDOWS = 3
-"""Windows that must be as before the change for its end without a new normal."""
+BACK_WINDOWS, BACK_ROWS = 3, 50
+"""Windows, and rows at least, that must be as before the change for its end without a new normal:
+three rows are soon as before by chance, and each time the change would begin anew."""
 
 _LEFT = 0.3
 """Part of a change's effect that may be left in them."""
+
+_PAIRS = ("pair", PARTED)
+"""Statistics of two columns alike."""
 
 _DIRECTED = ("location", "missing", "relation", "error")
 
@@ -140,7 +147,7 @@ def _hubs(moved: list[Moved]) -> list[Moved]:
 
     The fewest columns that are in every pair, chosen greedily.
     """
-    pairs = [set(m.statistic.columns) for m in moved if m.statistic.name == "pair"]
+    pairs = [set(m.statistic.columns) for m in moved if m.statistic.name in _PAIRS]
     hubs: set[str] = set()
     while pairs:
         counts = Counter(column for pair in pairs for column in sorted(pair))
@@ -152,7 +159,7 @@ def _hubs(moved: list[Moved]) -> list[Moved]:
         own = tuple(c for c in one.statistic.columns if c in hubs)
         return replace(one, statistic=replace(one.statistic, columns=own))
 
-    return [by_hub(one) if one.statistic.name == "pair" else one for one in moved]
+    return [by_hub(one) if one.statistic.name in _PAIRS else one for one in moved]
 
 
 def rate_of_chance(statistics: int) -> float:
@@ -200,11 +207,18 @@ def _ways(found: Change) -> dict[RowStatistic, bool]:
     return {m.statistic: m.z > 0 for m in found.moved[:_LEADERS]}
 
 
+def back_windows(window: int) -> int:
+    """How many windows of so many rows must be as before a change: a multiple of `BACK_WINDOWS`."""
+    return BACK_WINDOWS * math.ceil(BACK_ROWS / (BACK_WINDOWS * window))
+
+
 def returned(watch: Watch, windows: Sums, found: Change, min_effect: float) -> bool:
-    """Whether `BACK_WINDOWS` windows after a change are as the watch from before knows them.
+    """Whether windows after a change, `back_windows` of them, are as the watch from before knows
+    them.
 
     Nothing alarms in them, and of what the leaders of the change moved by, little is left.
     """
+    windows = windows.joined(len(windows) // BACK_WINDOWS)
     judged = watch.judge(windows, len(windows) - 1)
     if judged.alarms(min_effect).any():
         return False

@@ -8,6 +8,7 @@ changed class shares explain the inputs' movement; concept drift cannot be seen 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -286,10 +287,14 @@ def _explanation(
 
 def _sensor(faults: dict[str, Fault], named: tuple[str, ...]) -> Explanation:
     ordered = sorted(faults, key=lambda name: (-faults[name].certainty, name))
-    told = "; ".join(f"{name}: {_FAULT_WORDS[faults[name].kind]}" for name in ordered[:4])
+    told = "; ".join(f"{name}: {_fault_words(faults[name])}" for name in ordered[:4])
     sure = max(0.5, min(0.99, max(fault.certainty for fault in faults.values())))
     features = (*ordered, *(c for c in named if c not in faults))
     return Explanation("sensor", "gateway", features[:MAX_NAMED], round(sure, 3), told + ".", None)
+
+
+def _fault_words(fault: Fault) -> str:
+    return "infinite values" if math.isinf(fault.value) else _FAULT_WORDS[fault.kind]
 
 
 _FAULT_WORDS: dict[SensorFault, str] = {

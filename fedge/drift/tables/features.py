@@ -117,7 +117,7 @@ def _stacked(parts: tuple[tuple[str, _Part], ...], rows: Table) -> Floats:
 def _parts(column: Column) -> list[_Part]:
     parts: list[_Part] = [_Missing((RowStatistic((column.name,), "missing", "missing"),))]
     present = column.values[~np.isnan(column.values)]
-    if column.kind == "time" or not len(present):
+    if not len(present):
         return parts
     if not column.numeric:
         return [*parts, fit_cells(column)]

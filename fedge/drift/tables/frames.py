@@ -93,6 +93,7 @@ class ReplayFaces:
                     "end_row": window.end_row,
                     "drifted": window.drifted if window.tested or window.drifted else None,
                     "tested": window.tested,
+                    "concept_tested": window.concept_tested,
                     "cause": window.cause,
                     "features": ", ".join(window.features),
                     "strongest": statistic_name(self, best) if known else None,

@@ -53,6 +53,8 @@ class JudgedWindow:
         features: columns of that alarm; empty where not drifted.
         tested: whether there was a baseline to compare with. A window that could not be tested is
             no window without drift.
+        concept_tested: the same of concept drift, which needs labels in the window; None where no
+            label was asked for.
     """
 
     start_row: int
@@ -61,6 +63,7 @@ class JudgedWindow:
     cause: Cause | None
     features: tuple[str, ...]
     tested: bool
+    concept_tested: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +73,11 @@ class Alarm:
     Attributes:
         row: the last row seen when it fired.
         onset_row: first row of the window in which the change most likely began.
-        confidence: 0 to 1, see `replay.confidence`.
+        confidence: 0 to 1, that something moved, see `episode.Change`.
         sentence: for a person.
         moved: the statistics behind it, strongest first.
         expected: accuracy of the model expected from its confidence; None where it is not known.
+        cause_confidence: 0 to 1, that the cause is this one.
     """
 
     row: int
@@ -85,6 +89,7 @@ class Alarm:
     sentence: str
     moved: tuple[Moved, ...]
     expected: ExpectedAccuracy | None = None
+    cause_confidence: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +131,8 @@ class Replay(ReplayFaces):
         effect: float64[W, T], shift of the window's own mean in reference standard deviations.
         findings: what is odd about the table itself.
         false_alarms, min_effect, epsilon, seed: the settings, see `replay`.
+        unlabelled_from: the row from which on no label comes any more, so that concept drift is
+            unknown; None where labels come to the end, or are not asked for.
     """
 
     rows: int
@@ -143,6 +150,7 @@ class Replay(ReplayFaces):
     min_effect: float = math.nan
     epsilon: float | None = None
     seed: int = 0
+    unlabelled_from: int | None = None
 
     def __repr__(self) -> str:
         rows = ", ".join(str(alarm.row) for alarm in self.alarms)
@@ -150,15 +158,31 @@ class Replay(ReplayFaces):
         return f"Replay({self.rows} rows, {len(self.windows)} windows of {self.window}, {alarms})"
 
     @property
-    def drifted(self) -> bool:
-        """Whether any alarm fired."""
-        return bool(self.alarms)
+    def drifted(self) -> bool | None:
+        """Whether any alarm fired; None where none did and not every window could be tested."""
+        if self.alarms:
+            return True
+        return None if self.unknown else False
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """Why quiet is no proof of no drift, in sentences; empty where it is one.
+
+        Labels that stop are no such reason: all but concept drift was judged (`unlabelled_from`).
+        """
+        untested = sum(not window.tested for window in self.windows)
+        if not untested and self.windows:
+            return ()
+        return (f"{untested} of {len(self.windows)} windows could not be tested",)
 
     def to_json(self) -> Json:
         """What `fedge drift replay --json` prints."""
         return {
             "rows": self.rows,
             "window": self.window,
+            "drifted": self.drifted,
+            "unknown": list(self.unknown),
+            "unlabelled_from": self.unlabelled_from,
             "columns": [{"name": c.name, "type": c.kind, "note": c.note} for c in self.columns],
             "windows": [
                 {
@@ -168,6 +192,7 @@ class Replay(ReplayFaces):
                     "cause": w.cause,
                     "features": list(w.features),
                     "tested": w.tested,
+                    "concept_tested": w.concept_tested,
                 }
                 for w in self.windows
             ],
@@ -178,6 +203,7 @@ class Replay(ReplayFaces):
                     "scope": a.scope,
                     "features": list(a.features),
                     "confidence": a.confidence,
+                    "cause_confidence": _finite(a.cause_confidence),
                     "onset_row": a.onset_row,
                     "sentence": a.sentence,
                     "expected_accuracy": _accuracy(a.expected),

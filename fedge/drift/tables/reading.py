@@ -12,6 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from fedge.drift.tables import spelling
+from fedge.drift.tables.copies import copies_in
 from fedge.drift.tables.findings import TableFinding
 from fedge.drift.tables.inference import Inference, Raw, infer, infer_like
 from fedge.drift.tables.rawtable import RawTable
@@ -253,7 +254,7 @@ def _steps(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _duplicates(columns: Sequence[Column]) -> list[TableFinding]:
-    """Columns that hold in every row what another holds."""
+    """Columns that hold in every row what another holds, be it on another scale."""
     first: dict[bytes, list[Column]] = {}
     findings = []
     for column in columns:
@@ -264,9 +265,14 @@ def _duplicates(columns: Sequence[Column]) -> list[TableFinding]:
         same = [c for c in known if c.categories == column.categories and _equal(c, column)]
         constant = bool((values == values[0]).all())
         if same and not constant:
-            words = f"column {column.name!r} holds the same values as column {same[0].name!r}"
+            words = f"column {column.name!r} is a copy of {same[0].name!r}: the same in every row"
             findings.append(TableFinding("duplicate-content", column.name, None, words))
         known.append(column)
+    told = {finding.column for finding in findings}
+    for copy in copies_in(Table(tuple(columns))):
+        if copy.name not in told:
+            words = f"column {copy.name!r} is a copy of {copy.original!r} on another scale"
+            findings.append(TableFinding("duplicate-content", copy.name, None, words))
     return findings
 
 

@@ -72,6 +72,10 @@ class _Numbers:
         added[:, -1] = missing
         return added
 
+    def known(self, table: Table) -> NDArray[np.bool_]:
+        """bool[m, 3], whether a row counts for a statistic."""
+        return np.ones((table.rows, len(self.statistics)), dtype=np.bool_)
+
     def reference_rows(self, reference: Table) -> NDArray[np.int64]:
         """The same of the rows that the edges were learnt from."""
         return self.rows(reference)
@@ -99,6 +103,15 @@ class _Shares:
         """int64[m, cells], what each row adds."""
         return np.nan_to_num(self.scores(table)).astype(np.int64)
 
+    def known(self, table: Table) -> NDArray[np.bool_]:
+        """bool[m, cells], whether a row counts for a statistic: without a label it says nothing of
+        labels and errors, and is no row in which the model was right."""
+        known = np.ones((table.rows, len(self.statistics)), dtype=np.bool_)
+        late = [s.group in ("label", "error") for s in self.statistics]
+        if any(late) and table.roles.label is not None:
+            known[:, late] = np.isfinite(table.column(table.roles.label).values)[:, None]
+        return known
+
     def reference_rows(self, reference: Table) -> NDArray[np.int64]:
         """The same of the rows that these counts were learnt from."""
         return np.nan_to_num((self.fitted or self.scores)(reference)).astype(np.int64)
@@ -122,8 +135,9 @@ class Release:
     event: DiscreteGaussianEvent
 
     def scores(self, rows: Table) -> Floats:
-        """float64[m, T]; a row with a missing value adds 0 to the column's other sums."""
-        return self._counts(rows) @ self.weights
+        """float64[m, T]; a row with a missing value adds 0 to the column's other sums. How many
+        rows have a label is taken for known: it is the clock's doing, and no value's."""
+        return _where_known(self.parts, rows, self._counts(rows) @ self.weights)
 
     def noised(self, seed: int, window: int) -> Floats:
         """float64[T], what the noise of one window adds to its sums."""
@@ -162,7 +176,8 @@ def fit_release(reference: Table, epsilon: float, outputs: Sequence[Fit]) -> Rel
         count=1,
         dimension=len(weights),
     )
-    scores = np.concatenate([part.reference_rows(reference) for part in parts], axis=1) @ weights
+    counts = np.concatenate([part.reference_rows(reference) for part in parts], axis=1)
+    scores = _where_known(parts, reference, counts @ weights)
     return Release(
         parts=tuple(parts),
         statistics=tuple(s for part in parts for s in part.statistics),
@@ -172,6 +187,11 @@ def fit_release(reference: Table, epsilon: float, outputs: Sequence[Fit]) -> Rel
         noise=event.sigma2 * (weights**2).sum(axis=0),
         event=event,
     )
+
+
+def _where_known(parts: Sequence[_Numbers | _Shares], rows: Table, scores: Floats) -> Floats:
+    known = np.concatenate([part.known(rows) for part in parts], axis=1)
+    return np.where(known, scores, np.nan)
 
 
 def gaussian_sigma(epsilon: float, delta: float) -> float:
@@ -195,7 +215,7 @@ def _tail(z: float) -> float:
 def _parts(column: Column) -> list[_Numbers | _Shares]:
     present = column.values[~np.isnan(column.values)]
     missing = RowStatistic((column.name,), "missing", "missing")
-    if column.kind == "time" or not len(present):
+    if not len(present):
         return [_Shares((missing,), _missing(column.name), 1)]
     if column.numeric:
         return [_Numbers(column.name, _edges(present))]
@@ -231,7 +251,14 @@ def _indicators(encoder: Encoder) -> list[_Shares]:
     if not len(shares):
         return []
     statistics = tuple(encoder.statistics[i] for i in shares)
-    return [_Shares(statistics, lambda rows: encoder.scores(rows)[:, shares], len(shares))]
+    return [
+        _Shares(
+            statistics,
+            lambda rows: encoder.scores(rows)[:, shares],
+            len(shares),
+            lambda _: encoder.reference_scores[:, shares],
+        )
+    ]
 
 
 def _blocks(weights: list[Floats]) -> Floats:

@@ -22,21 +22,22 @@ from numpy.typing import NDArray
 
 from fedge.drift.tables.encoding import Fit
 from fedge.drift.tables.episode import (
-    BACK_WINDOWS,
     MIN_EFFECT,
     Change,
+    back_windows,
     change,
     continues,
     new_fault,
     returned,
     settled,
 )
-from fedge.drift.tables.explain import explain
-from fedge.drift.tables.outcome import Alarm, JudgedWindow, Replay, WatchedColumn
-from fedge.drift.tables.outputs import OUTPUT_FITS, OutputEncoder
+from fedge.drift.tables.journal import Journal, Progress
+from fedge.drift.tables.outcome import Replay
+from fedge.drift.tables.outputs import OUTPUT_FITS
+from fedge.drift.tables.sums import Sums
 from fedge.drift.tables.table import Table
-from fedge.drift.tables.traces import Trace, evidence_of, reference_facts
-from fedge.drift.tables.watching import ROW_FITS, Judged, Sums, Watch
+from fedge.drift.tables.traces import Trace
+from fedge.drift.tables.watching import ROW_FITS, Watch
 from fedge.errors import SettingError, TableError
 
 Floats = NDArray[np.float64]
@@ -57,6 +58,10 @@ _REST = 3
 the rest of the one before."""
 
 
+def silent(_done: int, _windows: int) -> None:
+    """Progress that nobody follows."""
+
+
 def replay(
     table: Table,
     *,
@@ -67,6 +72,7 @@ def replay(
     min_effect: float = MIN_EFFECT,
     seed: int = 0,
     fits: Sequence[Fit] = DEFAULT_FITS,
+    progress: Progress = silent,
 ) -> Replay:
     """Judge a stream window by window against its first rows.
 
@@ -80,6 +86,7 @@ def replay(
         min_effect: least shift of a mean, in reference standard deviations of one row.
         seed: of the noise that `epsilon` asks for.
         fits: what is watched.
+        progress: is told how many windows of how many are judged.
 
     Raises:
         TableError: the rows do not suffice, or no column can be watched.
@@ -97,8 +104,8 @@ def replay(
         epsilon=epsilon,
         seed=seed,
     )
-    result = _Run(table, reference_rows, window, false_alarms, min_effect, learn).result()
-    return replace(result, epsilon=epsilon, seed=seed)
+    run = _Run(table, reference_rows, window, false_alarms, min_effect, learn, progress)
+    return replace(run.result(), epsilon=epsilon, seed=seed)
 
 
 def _check(table: Table, reference_rows: int, window: int) -> None:
@@ -127,16 +134,15 @@ class _Run:
         false_alarms: float,
         min_effect: float,
         learn: Callable[..., Watch | None],
+        progress: Progress,
     ) -> None:
         self.table, self.rows, self.window = table, reference_rows, window
         self.false_alarms, self.min_effect, self.learn = false_alarms, min_effect, learn
         self.starts = np.arange(reference_rows, table.rows, window, dtype=np.int64)
         self.ends = np.minimum(self.starts + window, table.rows)
-        self.windows: list[JudgedWindow] = []
-        self.alarms: list[Alarm] = []
+        self.journal = Journal(table, self.starts, self.ends, progress)
         self.last: Change | None = None
         self.kept: Watch | None = None
-        self.traces: list[Trace | None] = []
         self.faulty: Trace | None = None
 
     def result(self) -> Replay:
@@ -153,7 +159,7 @@ class _Run:
             if following is None:
                 break
             watch = following
-        return self._replay(first)
+        return self.journal.replay(first, self.window, self.false_alarms, self.min_effect)
 
     def _fit(self, start: int, end: int, before: Watch | None) -> Watch:
         watch = self.learn(start, end, before=before)
@@ -173,7 +179,7 @@ class _Run:
             judged = watch.judge(known, len(known) - len(fresh))
             hits = judged.alarms(self.min_effect).any(axis=(1, 2))
             quiet = int(hits.argmax()) if hits.any() else len(fresh)
-            self._record(watch, judged, position, min(quiet + 1, len(fresh)))
+            self.journal.record(watch, judged, position, min(quiet + 1, len(fresh)))
             if quiet < len(fresh):
                 seen = known[: len(known) - len(fresh) + quiet + 1]
                 return watch, change(watch, seen, judged, quiet, self.min_effect), position + quiet
@@ -214,13 +220,6 @@ class _Run:
         """Whether a reference still grows; not across an episode that lies behind it."""
         return watch.end - watch.start < self.rows and watch is not self.kept
 
-    def _record(self, watch: Watch, judged: Judged, position: int, windows: int) -> None:
-        for offset in range(windows):
-            start, end = int(self.starts[position + offset]), int(self.ends[position + offset])
-            tested = bool(np.isfinite(judged.strength[offset]).any())
-            self.windows.append(JudgedWindow(start, end, False, None, (), tested))
-            self.traces.append(Trace(watch.statistics, judged, offset))
-
     def _alarm(self, watch: Watch, found: Change, position: int, resumed: int) -> None:
         """Raise an alarm, unless this is the rest of the transition that alarmed before."""
         since = int(self.starts[position] - self.starts[resumed])
@@ -231,43 +230,9 @@ class _Run:
         )
         self.last = found
         if same:
-            self.windows.pop()
-            self._stand(position, position + 1, tested=True)
+            self.journal.stand_here()
         else:
-            self._raise(watch, found, position)
-
-    def _raise(self, watch: Watch, found: Change, position: int) -> None:
-        row, onset_row = int(self.ends[position]) - 1, int(found.onset_row)
-        explained = explain(
-            self.table[watch.start : watch.end],
-            self.table[onset_row : row + 1],
-            found.moved,
-            outputs=next((e for e in watch.encoders if isinstance(e, OutputEncoder)), None),
-        )
-        self.alarms.append(
-            Alarm(
-                row=row,
-                onset_row=onset_row,
-                cause=explained.cause,
-                scope=explained.scope,
-                features=tuple(explained.features),
-                confidence=found.confidence,
-                sentence=explained.sentence,
-                moved=found.moved,
-                expected=explained.expected,
-            )
-        )
-        self.windows.pop()
-        self._stand(position, position + 1, tested=True)
-
-    def _stand(self, position: int, stop: int, *, tested: bool = False) -> None:
-        """The latest alarm stands in these windows."""
-        alarm = self.alarms[-1]
-        for start, end in zip(self.starts[position:stop], self.ends[position:stop], strict=True):
-            judged = JudgedWindow(int(start), int(end), True, alarm.cause, alarm.features, tested)
-            self.windows.append(judged)
-            if not tested:
-                self.traces.append(None)
+            self.journal.alarm(watch, found, position)
 
     def _least(self, watch: Watch) -> int:
         """Rows of the smallest new reference: more where rows are alike.
@@ -280,15 +245,15 @@ class _Run:
 
     def _after(self, watch: Watch, found: Change, position: int) -> tuple[Watch | None, int]:
         """The next watch and its first window; meanwhile the alarm stands, but for new faults."""
-        known = set(self.alarms[-1].features)
+        known = set(self.journal.alarms[-1].features)
         while True:
             following, resumed, fault = self._new_reference(watch, found, position, known)
-            self._stand(position + 1, resumed)
+            self.journal.stand(position + 1, resumed)
             if fault is None:
                 return following, resumed
             position = resumed - 1
-            self.traces[-1] = self.faulty
-            self._raise(watch, fault, position)
+            self.journal.retrace(self.faulty)
+            self.journal.alarm(watch, fault, position)
             known |= {column for m in fault.moved for column in m.statistic.columns}
 
     def _new_reference(
@@ -305,7 +270,7 @@ class _Run:
         first = min(onset, position) + 1
         step = max(1, need // _NEW_WINDOWS)
         for stop in range(position + 1, len(self.starts) + 1):
-            if stop - position > BACK_WINDOWS and self._returned(watch, found, stop):
+            if stop - position > back_windows(self.window) and self._returned(watch, found, stop):
                 self.last, self.kept = None, watch
                 return watch, stop, None
             recent = slice(max(position + 1, stop - 2), stop)
@@ -332,23 +297,6 @@ class _Run:
         return fault
 
     def _returned(self, watch: Watch, found: Change, stop: int) -> bool:
-        latest = slice(stop - BACK_WINDOWS, stop)
+        latest = slice(stop - back_windows(self.window), stop)
         windows = watch.sums(self.table, self.starts[latest], self.ends[latest])
         return returned(watch, windows, found, self.min_effect)
-
-    def _replay(self, first: Watch) -> Replay:
-        evidence = evidence_of(self.traces)
-        return Replay(
-            rows=self.table.rows,
-            window=self.window,
-            columns=tuple(WatchedColumn(c.name, c.kind, c.note) for c in self.table.columns),
-            reference=reference_facts(first, self.table, self.window, self.false_alarms),
-            windows=tuple(self.windows),
-            alarms=tuple(self.alarms),
-            statistics=evidence.statistics,
-            z=evidence.z,
-            strength=evidence.strength,
-            effect=evidence.effect,
-            false_alarms=self.false_alarms,
-            min_effect=self.min_effect,
-        )

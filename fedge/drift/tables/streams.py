@@ -7,6 +7,7 @@ from typing import Any
 
 from fedge.drift.tables import replay as engine
 from fedge.drift.tables.episode import MIN_EFFECT
+from fedge.drift.tables.journal import Progress
 from fedge.drift.tables.outcome import Replay
 from fedge.drift.tables.reading import read
 
@@ -23,6 +24,7 @@ def replay(
     false_alarms: float = 0.5,
     min_effect: float = MIN_EFFECT,
     seed: int = 0,
+    progress: Progress = engine.silent,
 ) -> Replay:
     """Judge a stream window by window against its first rows.
 
@@ -36,6 +38,7 @@ def replay(
         false_alarms: expected false-alarm episodes per 720 windows, over everything watched.
         min_effect: least shift, in reference standard deviations, that may alarm.
         seed: of the noise.
+        progress: is told how many windows of how many are judged.
 
     Raises:
         TableError: the source cannot be read, lacks a named column, or has too few rows.
@@ -50,5 +53,6 @@ def replay(
         false_alarms=false_alarms,
         min_effect=min_effect,
         seed=seed,
+        progress=progress,
     )
     return replace(result, findings=reading.findings)

@@ -75,9 +75,10 @@ class Table:
 
     @property
     def features(self) -> tuple[Column, ...]:
-        """The columns that are watched as inputs: neither a role nor excluded."""
+        """The columns that are watched as inputs: no role, no times, not excluded."""
         special = (self.roles.label, self.roles.prediction, self.roles.time)
-        return tuple(c for c in self.columns if c.name not in special and c.kind != "excluded")
+        unwatched = ("excluded", "time")
+        return tuple(c for c in self.columns if c.name not in special and c.kind not in unwatched)
 
     def column(self, name: str) -> Column:
         """A column by its name.

@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedge.drift.tables.baselines import certified
+from fedge.drift.tables.copies import told
 from fedge.drift.tables.encoding import RowStatistic
 from fedge.drift.tables.model import label_trouble
 from fedge.drift.tables.outcome import ReferenceFacts
 from fedge.drift.tables.table import Table
-from fedge.drift.tables.watching import Judged, Watch
+from fedge.drift.tables.watching import LEAST_SHARE, Judged, Watch
 
 Floats = NDArray[np.float64]
 
@@ -93,7 +94,9 @@ def reference_facts(watch: Watch, stream: Table, window: int, budget: float) -> 
             "these columns wander so slowly that the reference says little about them: "
             + ", ".join(names)
         )
-    return ReferenceFacts(rows, rate, (*notes, *_about_labels(stream, watch.end, window)))
+    return ReferenceFacts(
+        rows, rate, (*notes, *told(watch.copies), *_about_labels(stream, watch.end, window))
+    )
 
 
 def _about_labels(stream: Table, reference_rows: int, window: int) -> list[str]:
@@ -102,8 +105,31 @@ def _about_labels(stream: Table, reference_rows: int, window: int) -> list[str]:
         return []
     trouble = label_trouble(stream[:reference_rows])
     if trouble is not None:
-        return [f"the label is not watched: {trouble}"]
-    end = int(np.flatnonzero(np.isfinite(stream.column(stream.roles.label).values))[-1]) + 1
-    if stream.rows - end < window:
+        return [f"the label is not watched, and concept drift is unknown: {trouble}"]
+    row = unlabelled_from(stream, reference_rows, window)
+    if row is None:
         return []
-    return [f"no row from {end} on has a label: concept drift cannot be seen there"]
+    return [f"no row from {row} on has a label: concept drift is unknown from there on"]
+
+
+def unlabelled_from(stream: Table, reference_rows: int, window: int) -> int | None:
+    """The row from which on no label comes any more, if that is a window or more before the end."""
+    if stream.roles.label is None or label_trouble(stream[:reference_rows]) is not None:
+        return None
+    end = int(np.flatnonzero(np.isfinite(stream.column(stream.roles.label).values))[-1]) + 1
+    return end if stream.rows - end >= window else None
+
+
+def concept_tested(stream: Table, trace: Trace, start: int, end: int) -> bool | None:
+    """Whether a window, rows `start` to `end`, tells of concept drift; None where no label is asked
+    for.
+
+    It does where the model's error was judged in the window, and enough of its rows have a label.
+    """
+    if stream.roles.label is None:
+        return None
+    labels = stream.column(stream.roles.label).values[start:end]
+    if np.isfinite(labels).mean() < LEAST_SHARE:
+        return False
+    errors = [index for index, s in enumerate(trace.statistics) if s.group == "error"]
+    return bool(np.isfinite(trace.judged.z[trace.at][:, errors]).any())

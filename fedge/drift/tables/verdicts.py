@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from fedge.drift.distances import Effect
 from fedge.drift.tables.comparison import ColumnVerdict
+from fedge.drift.tables.explain import Explanation
 from fedge.drift.tables.outcome import Moved
 from fedge.drift.tables.table import Column, Table
 
@@ -75,6 +77,19 @@ def untested(pair: Pair, why: str) -> ColumnVerdict:
     return ColumnVerdict(name=pair[0].name, kind=pair[0].kind, state="unknown", words=why)
 
 
+def as_copy(copy: ColumnVerdict, original: ColumnVerdict) -> ColumnVerdict:
+    """A copy's own figures under the verdict of its original."""
+    words = copy.words if copy.state == original.state else original.words
+    return replace(
+        copy,
+        state=original.state,
+        p_value=original.p_value,
+        rank=original.rank,
+        detectable=original.detectable,
+        words=f"copy of {original.name!r}: {words}",
+    )
+
+
 def words_for(
     moved: Moved | None,
     effects: Sequence[Effect],
@@ -112,3 +127,31 @@ def _hidden(detectable: float) -> str:
     if not math.isfinite(detectable):
         return "no shift would be seen"
     return f"a shift of {detectable:.1f} sd could hide"
+
+
+def features_of(explained: Explanation | None, drift: Sequence[ColumnVerdict]) -> tuple[str, ...]:
+    """Columns behind the drift: those that are gone or of another kind, then by evidence."""
+    changed = [column.name for column in drift if column.strongest is None]
+    return tuple(dict.fromkeys([*changed, *(explained.features if explained else ())]))
+
+
+def sentence_for(
+    explained: Explanation | None,
+    drift: Sequence[ColumnVerdict],
+    columns: Sequence[ColumnVerdict],
+    unknown: Sequence[str],
+) -> str:
+    """What a comparison found, for a person."""
+    changed = [f"column {c.name!r} {c.words}" for c in drift if c.strongest is None]
+    if explained:
+        return "; ".join([explained.sentence, *changed])
+    if changed:
+        return "; ".join(changed)
+    if unknown:
+        more = f" (and {len(unknown) - 1} more)" if len(unknown) > 1 else ""
+        return f"not known: {unknown[0]}{more}"
+    watched = [c.detectable for c in columns if c.state == "no drift"]
+    return (
+        f"no drift in {len(watched)} columns; a shift of {max(watched):.2f} standard deviations "
+        "would have been seen in any of them"
+    )

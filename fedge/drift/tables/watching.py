@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,16 +13,18 @@ from numpy.typing import NDArray
 from fedge.drift.tables.baselines import LENGTHS, Baseline, limits
 from fedge.drift.tables.bursts import SLOWER, Bursts, judgeable
 from fedge.drift.tables.carried import allowance, beyond
+from fedge.drift.tables.copies import PARTED, Copy, copies_in, fit_copies, without
 from fedge.drift.tables.encoding import Encoder, Fit, RowStatistic
 from fedge.drift.tables.features import fit_features
 from fedge.drift.tables.gross import GROSS, GrossEncoder, fit_gross
 from fedge.drift.tables.released import Release, fit_release
 from fedge.drift.tables.structure import fit_structure
+from fedge.drift.tables.sums import Sums, summed
 from fedge.drift.tables.table import Table
 
 Floats = NDArray[np.float64]
 
-_LEAST_SHARE = 0.05
+LEAST_SHARE = 0.05
 """A mean over fewer of its rows than this is no mean of the window."""
 
 
@@ -41,39 +44,6 @@ mark, where inputs that moved have many."""
 
 _RUNS = 20
 """Runs of rows in a window (or half a reference) as which events that fill it are counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sums:
-    """Consecutive windows.
-
-    Attributes:
-        start, end: int64[W], rows.
-        total: float64[W, T], sums of scores.
-        count: float64[W, T], rows that had a score.
-    """
-
-    start: NDArray[np.int64]
-    end: NDArray[np.int64]
-    total: Floats
-    count: Floats
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def __getitem__(self, windows: slice) -> Sums:
-        return Sums(
-            self.start[windows], self.end[windows], self.total[windows], self.count[windows]
-        )
-
-    def then(self, later: Sums) -> Sums:
-        """These and the windows right after them."""
-        return Sums(
-            np.concatenate([self.start, later.start]),
-            np.concatenate([self.end, later.end]),
-            np.concatenate([self.total, later.total]),
-            np.concatenate([self.count, later.count]),
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +81,8 @@ class Watch:
         limit: float64[L, T], the |z| that alarms.
         noise: float64[T], variance that a release adds to each window's sums; 0 without one.
         seed: of that noise.
+        copies: columns that only repeat another one; all that is watched in them is whether they
+            still do.
     """
 
     encoders: tuple[Encoder, ...]
@@ -123,6 +95,7 @@ class Watch:
     limit: Floats
     noise: Floats
     seed: int
+    copies: tuple[Copy, ...] = ()
 
     @classmethod
     def fit(
@@ -142,7 +115,9 @@ class Watch:
         `before` lends the persistence of its statistics to this baseline.
         """
         reference = stream[start:end]
-        encoders = _encoders(reference, fits, epsilon, before)
+        copies = copies_in(reference)
+        several: tuple[Fit, ...] = (*fits, partial(fit_copies, copies=copies))
+        encoders = _encoders(without(reference, copies), several, epsilon, before)
         if not encoders:
             return None
         scores = np.concatenate([e.reference_scores for e in encoders], axis=1)
@@ -153,13 +128,15 @@ class Watch:
         baseline = baseline.humble(bursts.known / 2)
         if before is not None:
             baseline = baseline.carrying(before.baseline, *_shared(statistics, before.statistics))
-        gross = np.array([s.name in GROSS for s in statistics])
+        gross = np.array([s.name in (*GROSS, PARTED) for s in statistics])
         baseline = baseline.counting(gross, max(1.0, min(window, (end - start) / 2) / _RUNS))
         tails = np.where(gross, math.inf, bursts.degrees(baseline, window))
         degrees = np.minimum(baseline.strays.degrees, tails)
         limit = limits(degrees, false_alarms, _shares(statistics))
         noise = np.concatenate([_noise(e) for e in encoders])
-        watch = cls(encoders, statistics, baseline, bursts, start, end, degrees, limit, noise, seed)
+        watch = cls(
+            encoders, statistics, baseline, bursts, start, end, degrees, limit, noise, seed, copies
+        )
         return replace(watch, limit=np.maximum(limit, watch._seen(scores, window)))
 
     def _seen(self, scores: Floats, window: int) -> Floats:
@@ -170,7 +147,7 @@ class Watch:
         starts = np.arange(self.start, self.end - window + 1, window)
         if len(starts) < 2:
             return np.zeros(len(self.statistics))
-        windows = _summed(scores[: len(starts) * window], starts, starts + window)
+        windows = summed(scores[: len(starts) * window], starts, starts + window)
         z = np.abs(self.judge(windows, 0).z)
         own = np.nan_to_num(z[:, [LENGTHS[i] <= len(starts) // 2 for i in range(len(LENGTHS))]])
         seen: Floats = _MARGIN * own.max(axis=(0, 1))
@@ -193,7 +170,7 @@ class Watch:
 
     def sums(self, stream: Table, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Sums:
         """Of consecutive windows."""
-        sums = _summed(self.scores(stream, int(starts[0]), int(ends[-1])), starts, ends)
+        sums = summed(self.scores(stream, int(starts[0]), int(ends[-1])), starts, ends)
         return replace(sums, total=sums.total + self._noised(starts))
 
     def _noised(self, starts: NDArray[np.int64]) -> Floats | float:
@@ -233,13 +210,13 @@ class Watch:
         starts: NDArray[np.int64],
         length: int,
     ) -> tuple[Floats, Floats]:
-        enough = counts >= max(1.0, _LEAST_SHARE * rows)
+        enough = counts >= max(1.0, LEAST_SHARE * rows)
         share = np.where(enough, counts, np.nan) / rows
         mean = sums / np.where(enough, counts, np.nan)
         middle = (self.start + self.end) / 2
         distance = np.abs(starts + rows / 2 - middle)[:, None]
         mean[:, ~judgeable(self.statistics, self.bursts, self.baseline, rows)] = np.nan
-        noise = length * self.noise / rows**2
+        noise = length * self.noise / (share * rows) ** 2
         off = mean - self.baseline.mean
         left = beyond(off, allowance(self.statistics, self.baseline, rows))
         z = self.baseline.deviation(self.baseline.mean + left, share, rows, distance, noise)
@@ -267,18 +244,6 @@ def _shares(statistics: tuple[RowStatistic, ...]) -> Floats:
 
 def _noise(encoder: Encoder) -> Floats:
     return encoder.noise if isinstance(encoder, Release) else np.zeros(len(encoder.statistics))
-
-
-def _summed(scores: Floats, starts: NDArray[np.int64], ends: NDArray[np.int64]) -> Sums:
-    """Sums over consecutive windows of scores that begin where the first window does."""
-    present = np.isfinite(scores)
-    cuts = starts - starts[0]
-    return Sums(
-        starts,
-        ends,
-        np.add.reduceat(np.where(present, scores, 0.0), cuts, axis=0),
-        np.add.reduceat(present, cuts, axis=0, dtype=np.float64),
-    )
 
 
 def _running(values: Floats) -> Floats:
