@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +22,9 @@ from fedge_flows.monitor import labelled, run_fact
 from fedge_server.database import Database
 from fedge_server.facts import Facts, Run
 from fedge_server.objects import ObjectStore
+
+ENDED_BADLY = ("failed", "refused")
+"""States in which a run leads to no release."""
 
 
 class RunFolder:
@@ -114,9 +117,23 @@ class CohortRun:
     members: tuple[CohortMember, ...]
 
 
-def published_run(facts: Facts) -> Run | None:
+def published_run(runs: Sequence[Run]) -> Run | None:
     """The first run that led to a release, if there is one."""
-    return next((run for run in facts.runs() if run.release is not None), None)
+    return next((run for run in runs if run.release is not None), None)
+
+
+def followed_run(runs: Sequence[Run]) -> Run | None:
+    """The run that decides how a demo goes on; None before there is one.
+
+    The first that led to a release: a gateway that alarmed late has a run of its own, which
+    nobody waits for, and whose failure takes nothing back. Before any release, the first that
+    ended badly, else the latest.
+
+    Args:
+        runs: the oldest first.
+    """
+    bad = next((run for run in runs if run.state in ENDED_BADLY), None)
+    return published_run(runs) or bad or (runs[-1] if runs else None)
 
 
 def cohort_run(plan: PlayPlan, folder: RunFolder) -> CohortRun:
@@ -126,7 +143,7 @@ def cohort_run(plan: PlayPlan, folder: RunFolder) -> CohortRun:
         RunFailedError: no run led to a release.
     """
     with folder.facts() as facts:
-        run, reports = published_run(facts), facts.reports()
+        run, reports = published_run(facts.runs()), facts.reports()
     if run is None or run.release is None:
         raise RunFailedError("no run of this demo led to a release")
     names = {fingerprint: name for name, fingerprint in folder.gateways.items()}

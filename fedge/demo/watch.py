@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-from fedge.demo.facts import RunFolder, published_run
+from fedge.demo.facts import ENDED_BADLY, RunFolder, followed_run
 from fedge.demo.plan import PlayPlan
 from fedge.demo.report import Moment
 from fedge.drift.fleet.monitor import FleetAssessment
@@ -17,7 +17,6 @@ from fedge.errors import RunFailedError
 from fedge.records import GatewayStatus, RunSpec
 from fedge_server.admin import fleet_state
 
-ENDED_BADLY = ("failed", "refused")
 BY_RUN_STATE = {
     "created": "training",
     "training": "training",
@@ -66,15 +65,13 @@ class RunWatcher:
         """Read everything once.
 
         Raises:
-            RunFailedError: a run failed or its candidate was refused.
+            RunFailedError: a run failed or its candidate was refused, before any release.
         """
         names = {fingerprint: name for name, fingerprint in self.folder.gateways.items()}
         with self.folder.facts() as facts:
-            runs = facts.runs()
-            published = published_run(facts)
-        for run in runs:
-            if run.state in ENDED_BADLY:
-                raise RunFailedError(f"run {run.spec.run_id} is {run.state}: {run.detail}")
+            run = followed_run(facts.runs())
+        if run is not None and run.release is None and run.state in ENDED_BADLY:
+            raise RunFailedError(f"run {run.spec.run_id} is {run.state}: {run.detail}")
         view = View(
             statuses={
                 names[gateway.fingerprint]: gateway.status
@@ -82,10 +79,9 @@ class RunWatcher:
                 if gateway.status is not None
             },
             assessment=self.folder.latest_assessment(),
-            run_state=runs[-1].state if runs else "",
-            # A gateway that alarmed late has a run of its own: the first release is followed.
-            run=published.spec if published else runs[-1].spec if runs else None,
-            release=published.release if published else None,
+            run_state=run.state if run is not None else "",
+            run=run.spec if run is not None else None,
+            release=run.release if run is not None else None,
         )
         self._note(view, names)
         phase, done = self._phase(view)

@@ -18,9 +18,9 @@ from fedge.identity import Identity
 from fedge.privacy.policy import read_policy
 from fedge.records import TaskSchema
 from fedge.serving.app import InferenceApp, Limits
-from fedge.serving.connection import Observer, Unobserved
 from fedge.serving.engine import DirectEngine, Engine, Inputs, Served
 from fedge.serving.escalation_counts import counts_path
+from fedge.serving.front import Observer, Unobserved
 from fedge.serving.guard import Guard, checks
 from fedge.serving.marks import Marks
 from fedge.serving.probes import ProbeResult, probe

@@ -17,18 +17,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 from urllib.parse import unquote
 
 import httptools
 
-from fedge.serving.asgi import App, Scope
+from fedge.serving.asgi import Scope
 from fedge.serving.exchange import Exchange, error_answer
+from fedge.serving.front import Front
+from fedge.serving.heads import origin_form, plain_head
+from fedge.serving.resumed import resumed
 
 log = logging.getLogger(__name__)
 
@@ -56,64 +57,6 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 ASGI = {"version": "3.0", "spec_version": "2.3"}
 BETWEEN, HEAD, BODY = range(3)
 """Where in a request the bytes that came last ended; see `Connection._stage`."""
-
-
-class Observer(Protocol):
-    """Who is told what becomes of requests; `fedge.serving.stats` counts it."""
-
-    def begun(self) -> None:
-        """A request is being served."""
-
-    def answered(self, status: int, seconds: float) -> None:
-        """One that had begun was answered; status 0 where its caller had gone."""
-
-    def refused(self, why: str) -> None:
-        """A limit held."""
-
-
-class Unobserved:
-    """Nobody is told."""
-
-    def begun(self) -> None:
-        pass
-
-    def answered(self, status: int, seconds: float) -> None:
-        pass
-
-    def refused(self, why: str) -> None:
-        pass
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How slow a client may be, in seconds.
-
-    Attributes:
-        header_s: from the first byte of a request (or from connecting) to the end of its headers.
-        body_s: from there to the end of its body; also for fetching its answers.
-        idle_s: from an answer to the next request.
-    """
-
-    header_s: float
-    body_s: float
-    idle_s: float
-
-
-@dataclass(slots=True)
-class Front:
-    """What the connections of one listener share.
-
-    Attributes:
-        draining: while true every answer is the last of its connection.
-    """
-
-    app: App
-    pace: Pace
-    loop: asyncio.AbstractEventLoop
-    observer: Observer = field(default_factory=Unobserved)
-    draining: bool = False
-    connections: set[Connection] = field(default_factory=set)
-    tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
 
 class Connection(asyncio.Protocol):
@@ -222,16 +165,11 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserUpgrade as offer:
                 if self._queue[-1].scope["method"] == "CONNECT":
                     raise
-                data = self._plain_head(self._queue.pop().scope) + data[offer.args[0] :]
+                head = plain_head(self._queue.pop().scope, self._url, self._headers)
+                data = head + data[offer.args[0] :]
                 self._parser = httptools.HttpRequestParser(self)
                 self._stage -= 3
                 self._deaf = False
-
-    def _plain_head(self, scope: Scope) -> bytes:
-        version = scope["http_version"].encode()
-        lines = [b"%s %s HTTP/%s" % (scope["method"].encode(), self._url, version)]
-        lines += [b"%s: %s" % (name, value) for name, value in self._headers if name != b"upgrade"]
-        return b"\r\n".join(lines) + b"\r\n\r\n"
 
     def eof_received(self) -> bool:
         last = self._queue[-1] if self._queue else self._current
@@ -276,7 +214,7 @@ class Connection(asyncio.Protocol):
         self._stage += 1
         parser, url = self._parser, self._url
         if not url.startswith(b"/"):
-            url = _origin_form(url)
+            url = origin_form(url)
         raw_path, _, query = url.partition(b"?")
         path = raw_path.decode("ascii")
         scope = {
@@ -412,7 +350,7 @@ class Connection(asyncio.Protocol):
         self, exchange: Exchange, call: Coroutine[Any, Any, None], awaited: object
     ) -> None:
         try:
-            await _resumed(call, awaited)
+            await resumed(call, awaited)
         except Exception as error:  # noqa: BLE001 - as above
             self._failed(exchange, error)
         else:
@@ -513,27 +451,3 @@ class Connection(asyncio.Protocol):
             self.deadline = monotonic() + pace.header_s
         else:
             self.deadline = monotonic() + pace.body_s
-
-
-def _origin_form(url: bytes) -> bytes:
-    """The path and query of `http://host/path?query`, which proxies send."""
-    parsed = httptools.parse_url(url)
-    path: bytes = parsed.path or b"/"
-    return path + b"?" + parsed.query if parsed.query else path
-
-
-@types.coroutine
-def _resumed(call: Coroutine[Any, Any, None], awaited: object) -> Generator[object, Any, None]:
-    """Go on with a coroutine that was started by hand and awaits something."""
-    go_on: Callable[[Any], Any]
-    while True:
-        try:
-            sent = yield awaited
-        except BaseException as error:  # noqa: BLE001 - a cancellation, most of all: passed on
-            go_on, given = call.throw, error
-        else:
-            go_on, given = call.send, sent
-        try:
-            awaited = go_on(given)
-        except StopIteration:
-            return

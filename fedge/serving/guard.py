@@ -22,7 +22,7 @@ from fedge.errors import RequestError, SettingError, TooManyRequestsError
 from fedge.serving.app import Answer
 from fedge.serving.asgi import App, Receive, Scope, Send
 from fedge.serving.callers import client_key
-from fedge.serving.connection import Observer, Unobserved
+from fedge.serving.front import Observer, Unobserved
 
 log = logging.getLogger(__name__)
 

@@ -24,8 +24,9 @@ from typing import Any
 from fedge.config import LimitSettings
 from fedge.serving.asgi import App
 from fedge.serving.callers import OpenConnections, client_key
-from fedge.serving.connection import LINGER_S, Connection, Front, Observer, Pace, Unobserved
+from fedge.serving.connection import LINGER_S, Connection
 from fedge.serving.exchange import error_answer
+from fedge.serving.front import Front, Observer, Pace, Unobserved
 from fedge.serving.tls import ServerTls
 
 log = logging.getLogger(__name__)

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedge.config import ServerSettings
 from fedge.delivery.candidate import is_countersigned
@@ -37,12 +38,15 @@ from fedge_flows.releases import ReleaseShelf
 from fedge_flows.retrain import Patience, retrain
 from fedge_flows.roles import server_settings
 from fedge_flows.steps import Desk, advance
-from fedge_flows.webhook import Webhook
+from fedge_flows.webhook import webhook_of
 from fedge_server.database import Database
 from fedge_server.facts import Facts
 from fedge_server.objects import ObjectStore
 from fedge_server.superlink import run_status, stop_run, submit_run
 from fedge_server.verdicts import LATEST
+
+if TYPE_CHECKING:
+    from fedge_flows.compliance import ComplianceRun
 
 __all__ = ["LATEST", "FlowContext", "SuperLinkRounds", "bring_to_signatures", "open_context"]
 
@@ -99,7 +103,7 @@ class SuperLinkRounds:
 
 
 class FlowContext:
-    """The four steps over one central host.
+    """The steps over one central host.
 
     Args:
         settings: of the role; each step asks it for the one key that it needs.
@@ -113,10 +117,7 @@ class FlowContext:
         self.claims = Claims(flows_dir / "claims")
         announcer = Announcer(bus, flows_dir / "sent", self.claims, time.time)
         self.desk = Desk(facts=facts, claims=self.claims, announcer=announcer)
-        channels: list[AlertChannel] = [bus]
-        if settings.alerts.webhook_url:
-            channels.append(Webhook(settings.alerts, time.sleep))
-        self.actions = Actions(log=facts.interventions, channels=channels, clock=time.time)
+        self._bus = bus
 
     def monitor(self) -> Monitored | None:
         """Judge the fleet, store the assessment, start what is due. None if another one does."""
@@ -133,7 +134,7 @@ class FlowContext:
                 release_sha256=self.shelf.sha256,
                 task=self.settings.task,
                 announcer=self.desk.announcer,
-                actions=self.actions,
+                actions=self._actions(),
                 judge=assess,
             )
             self._store(looked)
@@ -149,6 +150,21 @@ class FlowContext:
         """Runs that wait for their rounds, the oldest first."""
         due = (CREATED, TRAINING)
         return tuple(run.spec.run_id for run in self.facts.runs() if run.state in due)
+
+    def compliance(self) -> ComplianceRun | None:
+        """Export, verify and report on all ledgers. None if another process does.
+
+        Raises:
+            BundleError: the ledgers were rejected; the report says why.
+        """
+        # Loads the verifier, and what draws reports, which no other flow needs.
+        from fedge_flows.compliance import make_compliance
+
+        with self.claims.claim("compliance") as mine:
+            if not mine:
+                return None
+            with Database(self.settings.database) as database:
+                return make_compliance(self.settings, database, time.time())
 
     def renew(self) -> None:
         """Put new dates on what is published; nothing else changes."""
@@ -169,6 +185,11 @@ class FlowContext:
             return PUBLISHED
 
         return advance(self.desk, run_id, due=(SIGNED,), work=work)
+
+    def _actions(self) -> Actions:
+        webhook = webhook_of(self.settings.alerts, time.sleep)
+        channels: list[AlertChannel] = [self._bus, *([webhook] if webhook is not None else [])]
+        return Actions(log=self.facts.interventions, channels=channels, clock=time.time)
 
     def _retrain(self, run: RunRow) -> str:
         training = self.settings.training

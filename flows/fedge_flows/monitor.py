@@ -96,7 +96,12 @@ def monitor(
             because it can be derived again.
     """
     runs = [run_fact(run) for run in facts.runs()]
-    stored = StoredFacts(interventions=actions.log.all(), labels=labelled(facts.labels()))
+    stored = StoredFacts(
+        interventions=actions.log.all(),
+        labels=labelled(facts.labels()),
+        heard=facts.heard(),
+        now=actions.clock(),
+    )
     assessment = judge(facts.reports(), references, settings, runs, stored)
     spec = _run_spec(assessment, facts, plan, release_sha256, task)
     created = spec.run_id if spec is not None and facts.create_run(spec) else None

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from pathlib import Path
+import logging
 
 from fedge.config import AlertSettings
 from fedge.errors import OutboundError, OutboundRefusedError, SettingError
 from fedge.serving.upstream import Endpoint, HttpClient
 from fedge_flows.alerts import Alert
-from fedge_flows.ports import Sleep
+from fedge_flows.ports import AlertChannel, Sleep
+from fedge_server.alerts import read_token
+
+log = logging.getLogger(__name__)
 
 PAUSE_S = 0.5
 """Before the second attempt; doubled before each further one."""
@@ -42,7 +45,7 @@ class Webhook:
     def __init__(self, settings: AlertSettings, sleep: Sleep) -> None:
         self._endpoint = _checked(Endpoint.parse(settings.webhook_url, ca_file=settings.ca_file))
         self._settings, self._sleep = settings, sleep
-        self._token = _token(settings.token_file) if settings.token_file is not None else b""
+        self._token = read_token(settings.token_file) if settings.token_file is not None else b""
 
     def send(self, alert: Alert) -> None:
         """Post one alert; a few attempts, each within `timeout_s`.
@@ -85,6 +88,39 @@ class Webhook:
         return answer.status
 
 
+class UnusableChannel:
+    """Stands where a channel is set that cannot be used: its alerts stay owed, all else goes on.
+
+    Args:
+        reason: why, in words; whoever looks at the log finds it with each alert.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+
+    def send(self, _alert: Alert) -> None:
+        """Take nothing.
+
+        Raises:
+            OutboundError: always, with the reason.
+        """
+        raise OutboundError(self._reason)
+
+
+def webhook_of(settings: AlertSettings, sleep: Sleep) -> AlertChannel | None:
+    """The channel to the operator's server; None where no address is set.
+
+    A fault of its settings or files is an error in the log, and no reason to retrain nobody.
+    """
+    if not settings.webhook_url:
+        return None
+    try:
+        return Webhook(settings, sleep)
+    except SettingError as error:
+        log.error("alerts are owed and not sent: %s", error)
+        return UnusableChannel(str(error))
+
+
 def _checked(endpoint: Endpoint) -> Endpoint:
     """Raise SettingError for plain http to another host."""
     if endpoint.tls is None and not _loopback(endpoint.host):
@@ -97,13 +133,3 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _token(path: Path) -> bytes:
-    try:
-        token = path.read_bytes().strip()
-    except OSError as error:
-        raise SettingError(f"cannot read the token in {path}: {error}") from error
-    if not token:
-        raise SettingError(f"{path} holds no token")
-    return token

@@ -107,6 +107,16 @@ class Facts:
                 found.setdefault(who, []).append(read_stored_labels(data))
         return {who: tuple(own) for who, own in found.items()}
 
+    def heard(self) -> dict[str, float]:
+        """When the latest report of each gateway that sent any arrived, by the centre's clock."""
+        query = (
+            select(envelopes.c.gateway, func.max(envelopes.c.received_at))
+            .where(envelopes.c.kind == "report")
+            .group_by(envelopes.c.gateway)
+        )
+        with self._database.reading() as connection:
+            return {who: float(at) for who, at in connection.execute(query)}
+
     def ledger_entries(self, gateway: str) -> tuple[bytes, ...]:
         """The stored ledger entries of a gateway by number, each once, the very bytes.
 

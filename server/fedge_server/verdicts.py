@@ -1,18 +1,23 @@
-"""The latest stored assessment, for whoever wants to see how the fleet stands.
+"""The latest stored assessment, for whoever wants to see how the fleet stands now.
 
-Read, never derived: deriving one is the monitor flow's work. What an older fedge stored
-is read as well.
+Deriving one is the monitor flow's work; only its age is counted here, so that neither a
+gateway nor a monitor that went silent leaves a verdict behind that looks like a new one.
+What an older fedge stored is read as well.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from fedge.config import ServerSettings
 from fedge.drift.fleet.interventions import Intervention
 from fedge.drift.fleet.monitor import FleetAssessment
+from fedge.drift.fleet.silence import aged, in_words
 from fedge.drift.fleet.verdict import Verdict
 from fedge.errors import RecordError, StateError
 from fedge.records import Name, Record
 from fedge_server.database import Database
+from fedge_server.facts import Facts
 from fedge_server.fleet import Fleet
 from fedge_server.interventions import InterventionLog
 from fedge_server.objects import ObjectStore
@@ -21,7 +26,10 @@ LATEST = "assessments/latest.json"
 
 
 class Standing(Record):
-    """One gateway's verdict with its name and its sentence; null before the first assessment."""
+    """One gateway's verdict with its name and its sentence; null before the first assessment.
+
+    The sentence ends with the age of the gateway's latest report.
+    """
 
     name: Name
     verdict: Verdict | None
@@ -43,13 +51,16 @@ class FleetStanding(Record):
         return any(g.verdict is not None and g.verdict.state == "drift" for g in self.gateways)
 
 
-def fleet_standing(settings: ServerSettings, database: Database) -> FleetStanding:
-    """The verdicts that `monitor` stored last.
+def fleet_standing(settings: ServerSettings, database: Database, now: float) -> FleetStanding:
+    """The verdicts that `monitor` stored last, as old as they are at `now`.
+
+    Args:
+        now: seconds since the epoch, by the centre's clock.
 
     Raises:
         StateError: they cannot be read.
     """
-    verdicts = _verdicts(settings)
+    verdicts = _verdicts(settings, Facts(database, _no_clock).heard(), now)
     return FleetStanding(
         gateways=tuple(
             _standing(gateway.name, verdicts.get(gateway.fingerprint))
@@ -59,7 +70,9 @@ def fleet_standing(settings: ServerSettings, database: Database) -> FleetStandin
     )
 
 
-def _verdicts(settings: ServerSettings) -> dict[str, Verdict]:
+def _verdicts(
+    settings: ServerSettings, heard: Mapping[str, float], now: float
+) -> dict[str, Verdict]:
     objects = ObjectStore(settings.objects_dir)
     if not objects.exists(LATEST):
         return {}
@@ -67,12 +80,20 @@ def _verdicts(settings: ServerSettings) -> dict[str, Verdict]:
         assessment = FleetAssessment.from_bytes(objects.get(LATEST))
     except RecordError as error:
         raise StateError(f"the latest assessment cannot be read: {error}") from error
-    return {verdict.gateway: verdict for verdict in assessment.verdicts}
+    return {
+        verdict.gateway: aged(
+            verdict, now, heard=heard.get(verdict.gateway), judged_at=assessment.at
+        )
+        for verdict in assessment.verdicts
+    }
 
 
 def _standing(name: str, verdict: Verdict | None) -> Standing:
-    sentence = verdict.sentence if verdict is not None else "Unknown: not judged yet."
-    return Standing(name=name, verdict=verdict, sentence=sentence)
+    if verdict is None:
+        return Standing(name=name, verdict=None, sentence="Unknown: not judged yet.")
+    age = verdict.report_age_s
+    heard = f" Last report {in_words(age)} ago." if age is not None else ""
+    return Standing(name=name, verdict=verdict, sentence=verdict.sentence + heard)
 
 
 def _no_clock() -> float:

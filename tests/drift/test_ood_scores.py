@@ -233,8 +233,8 @@ def test_the_stated_rate_is_kept_on_average(rows: int, rate: float) -> None:
     error = 4 * np.std(shares) / math.sqrt(len(shares))
     assert np.mean(shares) <= rate + error
     assert np.mean(shares) >= rate - 1.0 / (rows + 1) - error
-    # One reference by itself may lie off, about as far as it says.
-    own = Threshold.of(rng.normal(size=rows), rate).rate_sd
+    # One reference by itself may lie off: its share is Beta distributed.
+    own = math.sqrt(rate * (1 - rate) / (rows + 2))
     sampling = math.sqrt(rate * (1 - rate) / 500)
     assert np.std(shares) == pytest.approx(math.hypot(own, sampling), rel=0.3)
 

@@ -79,6 +79,9 @@ class FileFacts:
     def labels(self) -> Mapping[str, Sequence[LabelReport]]:
         return {}
 
+    def heard(self) -> Mapping[str, float]:
+        return {}
+
     def runs(self) -> list[FakeRun]:
         rows = [json.loads(p.read_text()) for p in sorted(self.folder.glob("*.run"))]
         return [

@@ -26,9 +26,8 @@ from fedge.serving.connection import (
     MAX_HEAD_BYTES,
     MAX_WAITING,
     Connection,
-    Front,
-    Pace,
 )
+from fedge.serving.front import Front, Pace
 from fedge.serving.guard import Guard
 from fedge.serving.stats import WorkerStats, read_stats
 

@@ -16,7 +16,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,20 +25,21 @@ import numpy.typing as npt
 
 from fedge.data.blocks import BlockStore
 from fedge.errors import StateError
-from fedge.privacy.ledger import FEATURES
-from fedge.profiles.windows import Closed, WindowCutter, WindowSpan
+from fedge.profiles.windows import Closed, WindowCutter
 from fedge.serving.ring import LABEL, OBSERVATION, Match
 from fedge.serving.ring_file import Records
 from fedge.serving.ring_reader import RingReader, open_reader
 from fedge.serving.slot_floor import SlotFloor, raise_floor
 from fedge.statefile import StateFile
 from fedge_client.agent.egress import EgressGate
-from fedge_client.agent.label_report import Due, LabelReporter
+from fedge_client.agent.label_report import LabelReporter
 from fedge_client.agent.labels import LabelTray
 from fedge_client.agent.releases import InstalledReleases
+from fedge_client.agent.ring_checks import credible, is_another
 from fedge_client.agent.watch_state import Progress, WatchState
 from fedge_client.agent.window_clock import WindowClock
-from fedge_client.agent.window_report import Closing, WindowReporter
+from fedge_client.agent.window_close import Cut, WindowCloser
+from fedge_client.agent.window_report import WindowReporter
 
 log = logging.getLogger(__name__)
 
@@ -64,20 +65,6 @@ class LocalWatch(Protocol):
 
     def take_in(self, rows: Records, labels: Records) -> None:
         """Look at observations and labels; raises nothing, and some may come twice."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Cut:
-    """A complete window that is not final yet; its rows lie in the ring.
-
-    Attributes:
-        at: int64[n], positions of its observations in the ring.
-        needed: first position that is needed after this window.
-    """
-
-    span: WindowSpan
-    at: Positions
-    needed: int
 
 
 class Watcher:
@@ -108,13 +95,23 @@ class Watcher:
         spare_slots: int = 0,
         local: LocalWatch | None = None,
     ) -> None:
-        self._ring, self._state, self._installed = ring, state, installed
-        self._gate, self._reporter, self._clock = gate, reporter, clock
-        self._label_reporter = label_reporter
+        self._ring, self._state = ring, state
+        self._clock = clock
         self._window_slots, self._window_s = window_slots, window_s
         self._spare_slots, self._local = spare_slots, local
         self._watch_state = WatchState(state)
         self._labels = LabelTray(store)
+        self._closer = WindowCloser(
+            state=state,
+            installed=installed,
+            gate=gate,
+            reporter=reporter,
+            label_reporter=label_reporter,
+            labels=self._labels,
+            watch_state=self._watch_state,
+            clock=clock,
+            window_s=window_s,
+        )
         # Erasing asks from another thread.
         self._lock = threading.RLock()
         self._reader: RingReader | None = None
@@ -248,6 +245,20 @@ class Watcher:
             return max(slots)
 
     @contextlib.contextmanager
+    def standing_still(self) -> Iterator[WatchState]:
+        """Make no window final while the context is open, and go on from what its state says.
+
+        Rows before the slot that it then says count for no window any more.
+        """
+        with self._lock:
+            try:
+                yield self._watch_state
+            finally:
+                self._astray = True
+                self.close()
+                self._resume()
+
+    @contextlib.contextmanager
     def _following(self) -> Iterator[RingReader | None]:
         """The ring that a worker made in place of the one being read, if it did."""
         following = None
@@ -286,7 +297,7 @@ class Watcher:
         self._last_block = 0 if edge is None or edge.block is None else edge.block
         self._cutter = WindowCutter(self._window_slots, window_s=self._window_s, after=edge)
         self._held: Positions = np.empty(0, dtype=np.int64)  # the open window's observations
-        self._cuts: deque[_Cut] = deque()
+        self._cuts: deque[Cut] = deque()
         self._labels.clear()
         self._began = self._clock.steady()
 
@@ -304,7 +315,8 @@ class Watcher:
         if reader is None:
             return None
         floor = self._next_slot
-        if self._is_another(reader):
+        first_open = 0 if self._progress.edge is None else self._progress.edge.slot
+        if is_another(reader, self._position, first_open):
             # The file is never synced: after a power failure it may be gone or older.
             log.warning("the ring is not the one read before, going on with it")
             if self._position != LEFT_BEHIND and self._progress.edge is not None:
@@ -319,18 +331,6 @@ class Watcher:
         self._read_rows = max(1, min(READ_ROWS, READ_BYTES // rows.dtype.itemsize))
         self._reader = reader
         return reader
-
-    def _is_another(self, reader: RingReader) -> bool:
-        """Whether the ring is not the one in which the position was noted."""
-        released = self._position - reader.position
-        try:
-            reader.read(self._position, 0)
-            # A kill may have come between the note and the release; those windows are final.
-            rows, _ = reader.read(reader.position, max(released, 0))
-        except StateError:
-            return True
-        first_open = 0 if self._progress.edge is None else self._progress.edge.slot
-        return bool(((rows["kind"] == OBSERVATION) & (rows["slot"] >= first_open)).any())
 
     def _present_inode(self) -> int:
         try:
@@ -376,7 +376,7 @@ class Watcher:
             self._local.take_in(rows if len(fresh) == len(rows) else rows[fresh], labels)
         for span, piece in closed:
             needed = int(held[piece.stop]) if piece.stop < len(held) else end
-            self._cuts.append(_Cut(span, held[piece], needed))
+            self._cuts.append(Cut(span, held[piece], needed))
         left = 0 if self._cutter.open is None else self._cutter.open.rows
         self._held = held[len(held) - left :]
         if not self._cuts:
@@ -385,16 +385,7 @@ class Watcher:
 
     def _credible(self, rows: Records, next_slot: int) -> npt.NDArray[np.int64]:
         """Indices of the observations, without what only a damaged ring could hold."""
-        slots = rows["slot"]
-        observed = rows["kind"] == OBSERVATION
-        sound = observed & (slots >= self._cutter.known) & (slots < next_slot)
-        sound &= (rows["block"] >= 0) & (rows["release"] >= 1)
-        sound &= np.isfinite(rows["time"]) & (rows["time"] >= 0) & np.isfinite(rows["steady"])
-        at = np.flatnonzero(sound)
-        if len(at):
-            before = np.maximum.accumulate(slots[at])[:-1]
-            at = at[np.concatenate([[True], slots[at][1:] > before])]
-        damaged = int(np.count_nonzero(observed)) - len(at)
+        at, damaged = credible(rows, known=self._cutter.known, next_slot=next_slot)
         if damaged:
             log.error("%d records in the ring are damaged, and lost", damaged)
             self._count_lost(damaged)
@@ -435,15 +426,14 @@ class Watcher:
             if movable:
                 self._watch_state.position_moved(self._position)
         if movable:
-            reader.release(self._position)
-            self._released = self._position
+            self._release(reader, self._position)
 
     def _leave_ring(self) -> int:
         """Go over to the ring that took this one's place, once all of this one is final."""
         if len(self._held):
             # They cannot wait: nothing would hold them after a kill.
             self._cuts.extend(
-                _Cut(span, self._held, self._position) for span, _ in self._cutter.cut()
+                Cut(span, self._held, self._position) for span, _ in self._cutter.cut()
             )
             self._held = self._held[:0]
             return 1
@@ -464,63 +454,13 @@ class Watcher:
             reader = self._open()
             if reader is None:
                 raise StateError("the ring is gone, and with it the rows of a window")
-            self._close(reader, self._cuts[0])
+            self._progress = self._closer.close(reader, self._cuts[0], self._progress)
+            self._release(reader, self._progress.position)
             self._cuts.popleft()
             closed += 1
         return closed
 
-    def _close(self, reader: RingReader, cut: _Cut) -> None:
-        span = cut.span
-        first = int(cut.at[0]) if len(cut.at) else cut.needed
-        last = int(cut.at[-1]) + 1 if len(cut.at) else cut.needed
-        rows, _ = reader.read(first, last - first)
-        if len(cut.at) < len(rows):  # labels lie between them
-            rows = rows[cut.at - first]
-        closing = self._closing(span, rows)
-        installed = self._installed.get(span.release)
-        report = None
-        if installed is not None:
-            report = self._reporter.report(span, rows, installed, closing)
-        withheld = self._progress.withheld
-        if report is None:
-            withheld += 1
-            log.error("window %d leaves no report", span.window)
-        due = self._labels_due(cut)
-        with self._state.transaction():
-            # The position moves past these labels: they go with it.
-            self._labels.file(before=span.end, until=cut.needed)
-            self._label_reporter.release(due)
-            if report is not None:
-                payload, reservation = report
-                self._gate.release(
-                    "report",
-                    payload,
-                    reservation=reservation,
-                    key=FEATURES,
-                    noise_kind=self._reporter.noise_kind,
-                    channel="push",
-                    spool_key=f"report/{span.window}",
-                )
-                if installed is not None:
-                    self._label_reporter.plan(span, installed.task.name)
-            closed = self._clock.moment(span.closed)
-            self._watch_state.window_closed(span, cut.needed, withheld, closed, self._window_s)
-        self._progress = replace(
-            self._progress, edge=span.edge, position=cut.needed, withheld=withheld
-        )
-        reader.release(cut.needed)
-        self._released = cut.needed
-
-    def _labels_due(self, cut: _Cut) -> list[Due]:
-        """Labelled errors that leave with this window, of what labels lie before its end."""
-        if not self._label_reporter.waits(cut.span.window):
-            return []
-        # Labels of this window itself wait until it is final.
-        self._labels.file(before=cut.span.first_slot, until=cut.needed)
-        return self._label_reporter.prepare(cut.span.window)
-
-    def _closing(self, span: WindowSpan, rows: Records) -> Closing:
-        """When the window opened and closed; never in the wrong order, whatever was set back."""
-        opened = float(rows["time"][0]) if len(rows) else self._clock.moment(span.opened).wall
-        opened = max(opened, 0.0)
-        return Closing(opened_at=opened, closed_at=max(opened, self._clock.wall()))
+    def _release(self, reader: RingReader, position: int) -> None:
+        """Let the worker have the ring's places before a position."""
+        reader.release(position)
+        self._released = position

@@ -1,7 +1,9 @@
 """What one episode is: cause, scope, severity, action, and the evidence for them.
 
-Pure: derived from stored reports, labels and interventions as they stood at a moment.
-Whoever asks for the same moment again gets the same answer, whatever came since.
+Pure: derived from stored reports, labels and interventions alone. Asked for a moment, it
+counts the windows that had closed and the labels that had been counted by then. What can
+still change the answer for a moment that is past: a report that arrives late, an alarm of
+another gateway by which its own baseline ends sooner, a hold that was set or lifted since.
 """
 
 from __future__ import annotations
@@ -16,7 +18,14 @@ from fedge.config import DriftSettings
 from fedge.drift.fleet.cause import CauseFound, find_cause
 from fedge.drift.fleet.evidence import accuracy_of, evidence_of
 from fedge.drift.fleet.history import History, Segment
-from fedge.drift.fleet.labelled import ErrorRise, LabelledWindow, error_change, error_rise
+from fedge.drift.fleet.labelled import (
+    ErrorRise,
+    ErrorStanding,
+    LabelledWindow,
+    error_change,
+    error_rise,
+    error_standing,
+)
 from fedge.drift.fleet.movement import Counted, Movement, movement
 from fedge.drift.fleet.policy import decide, severity
 from fedge.drift.fleet.scope import Moves, ScopeFound, find_scope
@@ -112,6 +121,14 @@ class Diagnostician:
             return None
         windows = [report.window for report in own.reports if report.closed_at <= moment]
         return error_rise(self._labelled(gateway, windows, moment), self.settings)
+
+    def labels_of(self, history: History) -> ErrorStanding | None:
+        """What labelled errors can say of the release that a gateway is on; None without any."""
+        own, gateway = history.current, history.gateway
+        if own is None or own.baseline is None or gateway not in self.labels:
+            return None
+        windows = [report.window for report in own.reports]
+        return error_standing(self._labelled(gateway, windows, math.inf), self.settings)
 
     def counted_at(self, gateway: str, window: int) -> float:
         """When a window's labels were counted; inf where that is not known yet."""

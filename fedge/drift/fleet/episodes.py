@@ -214,7 +214,7 @@ def freeze_cohort(
     for first in fresh:
         for moment in _moments(first, histories, settings.gather_windows):
             if diagnose(first.onset, moment).action in RETRAINING:
-                return _frozen(first, moment, waiting, histories, diagnose)
+                return _frozen(first, moment, episodes, waiting, histories, diagnose)
     return None
 
 
@@ -233,6 +233,7 @@ def _moments(first: Episode, histories: Mapping[str, History], gather_windows: i
 def _frozen(
     first: Episode,
     moment: float,
+    episodes: Sequence[Episode],
     waiting: Sequence[Episode],
     histories: Mapping[str, History],
     diagnose: Diagnose,
@@ -251,7 +252,8 @@ def _frozen(
             still |= set(found.still)
     members = [_member(episode, histories, moment) for episode in joined]
     if everybody:
-        members += _unalarmed(first, moment, histories, still | {m.gateway for m in members})
+        out = still | _alarmed(episodes, first.release, moment, histories)
+        members += _unalarmed(first, moment, histories, out | {m.gateway for m in members})
     return Cohort(
         action="retrain-fleet" if everybody else "retrain-gateway",
         release=first.release,
@@ -265,10 +267,23 @@ def _member(episode: Episode, histories: Mapping[str, History], moment: float) -
     return CohortMember(episode.gateway, episode.first_window, watch.last_closed_by(moment))
 
 
+def _alarmed(
+    episodes: Sequence[Episode], release: int, moment: float, histories: Mapping[str, History]
+) -> set[str]:
+    """Gateways with an episode on the release that had opened by then, by whatever alarm."""
+    return {
+        e.gateway
+        for e in episodes
+        if e.release == release
+        and e.opened_at <= moment
+        and e.opened_window in histories[e.gateway].latest.windows
+    }
+
+
 def _unalarmed(
     first: Episode, moment: float, histories: Mapping[str, History], out: set[str]
 ) -> list[CohortMember]:
-    """Gateways on the release that did not alarm, but are not shown to have stayed either.
+    """Gateways on the release that are not `out`: these had alarmed, or are shown to have stayed.
 
     They train on the windows since the onset of the episode that started the cohort.
     """
@@ -279,7 +294,7 @@ def _unalarmed(
         current = history.current
         if gateway in out or history.hold is not None or current is None:
             continue
-        if current.release != first.release or current.alarm is not None:
+        if current.release != first.release:
             continue
         since = [
             r.window for r in current.reports if began <= r.opened_at and r.closed_at <= moment

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pydantic import Field
 
@@ -27,8 +26,10 @@ from fedge.drift.fleet.history import History, Segment, history_of
 from fedge.drift.fleet.interventions import MAX_REASON, Intervention, InterventionKind
 from fedge.drift.fleet.labelled import LabelledWindow
 from fedge.drift.fleet.policy import INTERVENTIONS
+from fedge.drift.fleet.silence import aged
+from fedge.drift.fleet.standing import held, standing
 from fedge.drift.fleet.verdict import Evidence, Verdict
-from fedge.drift.fleet.watch import Alarm, Finding, ReleaseWatch
+from fedge.drift.fleet.watch import Alarm, Finding
 from fedge.drift.words import Action
 from fedge.records import Count, Fingerprint, Record, Reference, WindowReport
 
@@ -45,10 +46,14 @@ class StoredFacts:
     Attributes:
         interventions: in any order.
         labels: noised counts of right and wrong answers by gateway, each at its watermark.
+        heard: when each gateway's latest report arrived, by the centre's clock.
+        now: the moment for which the fleet is judged, by that clock; None leaves ages out.
     """
 
     interventions: Sequence[Intervention] = ()
     labels: Mapping[str, Sequence[LabelledWindow]] = field(default_factory=dict)
+    heard: Mapping[str, float] = field(default_factory=dict)
+    now: float | None = None
 
 
 class Due(Record):
@@ -78,6 +83,7 @@ class FleetAssessment(Record):
         cohort_action: `retrain-gateway`, or `retrain-fleet` where gateways without an alarm of
             their own are in it, too.
         due: interventions to store now.
+        at: the moment for which the fleet was judged; None where none was named.
     """
 
     episodes: tuple[Episode, ...]
@@ -88,6 +94,7 @@ class FleetAssessment(Record):
     cohort_action: Action | None = None
     due: tuple[Due, ...] = ()
     heat: tuple[HeatMap, ...] = Field(repr=False)
+    at: float | None = None
 
 
 def assess(
@@ -121,11 +128,11 @@ def assess(
             key=lambda episode: (episode.opened_at, episode.id),
         )
     )
-    judged = [_judge(h, by_gateway[g], doctor) for g, h in histories.items()]
+    judged = [_judge(h, by_gateway[g], doctor, facts.heard.get(g)) for g, h in histories.items()]
     cohort = freeze_cohort(episodes, histories, settings, runs, doctor.diagnose)
     return FleetAssessment(
         episodes=episodes,
-        verdicts=tuple(verdict for verdict, _ in judged),
+        verdicts=tuple(_at(verdict, facts.now) for verdict, _ in judged),
         cohort=cohort.members if cohort is not None else None,
         cohort_release=cohort.release if cohort is not None else None,
         cohort_episodes=cohort.episodes if cohort is not None else (),
@@ -137,6 +144,7 @@ def assess(
             for segment in history.segments
             for watch in segment.watch.releases.values()
         ),
+        at=facts.now,
     )
 
 
@@ -169,11 +177,18 @@ class _LabelAlarms:
 Judged = tuple[Verdict, tuple[Episode, Diagnosis] | None]
 
 
-def _judge(history: History, episodes: Sequence[Episode], doctor: Diagnostician) -> Judged:
+def _at(verdict: Verdict, now: float | None) -> Verdict:
+    return verdict if now is None else aged(verdict, now)
+
+
+def _judge(
+    history: History, episodes: Sequence[Episode], doctor: Diagnostician, heard: float | None
+) -> Judged:
     """A gateway's verdict, and the episode and diagnosis that it rests on if it drifted."""
     current = history.current
     open_now = _on_now(history, episodes)
-    verdict = _standing(history, current, doctor.settings)
+    labels = doctor.labels_of(history)
+    verdict = standing(history, labels, heard, doctor.settings)
     if open_now is None or current is None:
         return verdict, None
     found = doctor.diagnose(open_now.onset)
@@ -206,60 +221,11 @@ def _on_now(history: History, episodes: Sequence[Episode]) -> Episode | None:
 
 def _action(found: Diagnosis, history: History) -> Action:
     """What the policy asks for; a hold outlasts what made it, until somebody lifts it."""
-    if (held := _held(history)) is not None:
-        return held
+    if (hold := held(history)) is not None:
+        return hold
     if found.action in INTERVENTIONS and not found.settled:
         return "watch"
     return found.action
-
-
-def _standing(history: History, current: ReleaseWatch | None, settings: DriftSettings) -> Verdict:
-    """The verdict as far as it needs no episode."""
-    state, reason = _without_drift(current)
-    return Verdict(
-        gateway=history.gateway,
-        release=current.release if current is not None else 0,
-        state=state,
-        reason=reason,
-        windows=history.windows,
-        missing_windows=history.missing_windows,
-        baseline_windows=current.baseline_windows if current is not None else 0,
-        needed_windows=current.needed if current is not None else settings.baseline_windows,
-        certifiable_false_alarms_per_month=current.certifiable if current is not None else None,
-        severity="none" if state == "stable" else "unknown",
-        notes=_notes(current),
-        held=_held(history),
-    )
-
-
-def _held(history: History) -> Literal["check-sensor", "quarantine"] | None:
-    if history.hold is None:
-        return None
-    return "quarantine" if history.hold.action == "quarantine" else "check-sensor"
-
-
-def _without_drift(current: ReleaseWatch | None) -> tuple[Literal["stable", "unknown"], str]:
-    if current is None:
-        return "unknown", "no report has arrived"
-    if current.problem:
-        return "unknown", current.problem
-    if not current.tested:
-        return "unknown", "no window after the baseline yet"
-    if 2 * current.recent_rows < current.window_rows:
-        return "unknown", f"only {current.recent_rows:.0f} records in the latest windows"
-    return "stable", f"{current.tested} windows tested against {current.baseline_windows}"
-
-
-def _notes(current: ReleaseWatch | None) -> tuple[str, ...]:
-    """What could not be judged, in words."""
-    if current is None:
-        return ()
-    skipped = [f"{len(one.windows)} windows: {one.reason}" for one in current.skipped]
-    short = [
-        f"sums over {length} windows are not tested for shape: the baseline lacks {lacking} windows"
-        for length, lacking in current.untested_shape
-    ]
-    return (*skipped, *short)
 
 
 def _due(

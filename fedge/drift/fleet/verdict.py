@@ -69,7 +69,8 @@ class Verdict(Record):
     """How a gateway stands on the release it serves now.
 
     `stable` says: no alarm against its own baseline. It is `unknown` until that baseline is
-    complete, while no window came after it, and while the latest windows hold too few records.
+    complete, while no window came after it, while the latest windows hold too few records, and
+    once no report has come for too long.
     Fields with a default were added later: assessments without them are still read.
 
     Attributes:
@@ -85,6 +86,13 @@ class Verdict(Record):
         cause, scope: None without drift.
         action: what the policy asks for now. Whether it was carried out is another stored fact.
         held: what keeps the gateway out of runs and comparisons, until a person lifts it.
+        concept: what labelled errors say of the truth behind the same inputs; unknown where there
+            are no labels, or not yet enough.
+        last_report_at: when the latest report arrived, by the centre's clock, or else when its
+            window closed; None where there is none.
+        silent_after_s: age of the latest report from which the verdict is unknown.
+        report_age_s: age of the latest report when the verdict was asked for; None where no moment
+            was named.
     """
 
     gateway: Fingerprint
@@ -105,6 +113,10 @@ class Verdict(Record):
     action: Action = "none"
     evidence: Evidence | None = None
     held: Literal["check-sensor", "quarantine"] | None = None
+    concept: Literal["stable", "drift", "unknown"] = "unknown"
+    last_report_at: float | None = None
+    silent_after_s: float | None = None
+    report_age_s: float | None = None
 
     @property
     def sentence(self) -> str:

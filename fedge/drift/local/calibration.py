@@ -97,12 +97,6 @@ class Threshold:
                 return cls(limit=value, rate=rate, rows=rows)
         raise SettingError(f"this release calibrates {score} for no rate as low as {rate:g}")
 
-    @property
-    def rate_sd(self) -> float:
-        """How far, about, the share may lie off `rate` with this one reference: its standard
-        deviation, that of a Beta distribution."""
-        return math.sqrt(self.rate * (1.0 - self.rate) / (self.rows + 2))
-
     def strange(self, scores: Values) -> npt.NDArray[np.bool_]:
         """Which rows exceed it; a row without a score (NaN) does."""
         return ~(scores <= self.limit)
