@@ -7,7 +7,7 @@ TORCH_VERSION := 2.13.0
 ARGS ?=
 AREA ?= loop
 
-.PHONY: setup demo test check bench bench-peers soak study notebooks clean
+.PHONY: setup demo test check audit bench bench-peers soak study notebooks clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -31,6 +31,10 @@ test: $(READY)
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+# Does training keep its promise, and would we notice if not? A few minutes on two cores.
+audit: $(READY)
+	@$(BIN)/python -m fedge.audit multi-run $(ARGS)
 
 bench: $(READY)
 	@$(BIN)/python -m benchmarks.run --area $(AREA) $(ARGS)

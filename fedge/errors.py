@@ -68,6 +68,10 @@ class SequenceConflictError(EnvelopeError):
         return f"gateway {self.gateway} already sent another payload as number {self.seq}"
 
 
+class ProofError(RecordError):
+    """A Merkle proof does not show what it is said to show."""
+
+
 class WindowConflictError(EnvelopeError):
     """A window is already reported under another sequence number."""
 
@@ -80,14 +84,23 @@ class WindowConflictError(EnvelopeError):
 
 
 class AuditConflictError(EnvelopeError):
-    """Ledger entries contradict those that this gateway already sent."""
+    """Ledger entries, or the head over them, contradict what this gateway already sent.
 
-    def __init__(self, gateway: str, seq: int) -> None:
-        super().__init__(gateway, seq)
-        self.gateway, self.seq = gateway, seq
+    Attributes:
+        seq: number of the first entry that does, or of the last one under the head.
+        reason: what is wrong, in words.
+    """
+
+    def __init__(
+        self, gateway: str, seq: int, reason: str = "it is of another ledger than the stored ones"
+    ) -> None:
+        super().__init__(gateway, seq, reason)
+        self.gateway, self.seq, self.reason = gateway, seq, reason
 
     def __str__(self) -> str:
-        return f"gateway {self.gateway} already sent another ledger than entry {self.seq} is of"
+        return (
+            f"the ledger of gateway {self.gateway} does not hold at entry {self.seq}: {self.reason}"
+        )
 
 
 class EnvelopeTooLargeError(EnvelopeError):
@@ -99,6 +112,10 @@ class EnvelopeTooLargeError(EnvelopeError):
 
     def __str__(self) -> str:
         return f"larger than the {self.limit} bytes that are taken"
+
+
+class BundleError(RecordError):
+    """A ledger bundle cannot be read: truncated, changed, or not of this form."""
 
 
 class NonFiniteValueError(FedgeError):
@@ -158,8 +175,47 @@ class BudgetExhaustedError(BudgetError):
         return f"block {self.block} has {self.left_nano} nano-RDP left, {self.asked_nano} asked"
 
 
+class RecoveredBlockError(BudgetExhaustedError):
+    """A block lost its budget with the state that knew what was spent of it."""
+
+    def __init__(self, block: int) -> None:
+        super().__init__(block, 0, 0)
+        self.args = (block,)  # survives pickling
+
+    def __str__(self) -> str:
+        return f"block {self.block} has no budget left since the ledger was recovered"
+
+
+class QuotaExceededError(BudgetError):
+    """A purpose has used up the part of a block's cap that the policy gives it.
+
+    Attributes:
+        block: the data block.
+        purpose, task: of the quota; `*` is every task.
+        asked_nano: what was asked, in nano-RDP at the policy's order.
+        left_nano: what the quota has left.
+    """
+
+    def __init__(
+        self, block: int, purpose: str, task: str, asked_nano: int, left_nano: int
+    ) -> None:
+        super().__init__(block, purpose, task, asked_nano, left_nano)
+        self.block, self.purpose, self.task = block, purpose, task
+        self.asked_nano, self.left_nano = asked_nano, left_nano
+
+    def __str__(self) -> str:
+        return (
+            f"the quota of {self.purpose} ({self.task}) in block {self.block} has "
+            f"{self.left_nano} nano-RDP left, {self.asked_nano} asked"
+        )
+
+
 class UnknownEventError(BudgetError):
     """The accountant does not know this mechanism; its cost is unknown, so it is refused."""
+
+
+class AuditRefusedError(BudgetError):
+    """Canaries were about to enter real data: audits of a run are for staging ledgers only."""
 
 
 class ReservationError(BudgetError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import serialization
@@ -20,6 +20,7 @@ from pydantic import Field
 from fedge.durable import create_file
 from fedge.errors import RecordError, SettingError, SignatureError
 from fedge.records import Count, Fingerprint, Record, Sha256, sha256_hex
+from fedge.records.base import SignatureHex
 
 MAGIC = b"FEDGE1"
 MAX_HEADER_BYTES = 4096
@@ -164,3 +165,33 @@ class Envelope:
             raise RecordError("the envelope is truncated")
         header = EnvelopeHeader.from_bytes(data[start : start + length])
         return cls(header, data[end:], data[start + length : end])
+
+
+class Artefact(Record):
+    """An envelope without its payload: that a gateway signed these bytes, and nothing of them.
+
+    Attributes:
+        channel: how it left: pushed to the coordinator, or as the reply to a round's message.
+        header: what was signed; `kind`, `seq` and `payload_sha256` repeat it for readers.
+        signature: over the magic and the header's canonical bytes, in hex.
+    """
+
+    kind: EnvelopeKind
+    seq: Count
+    channel: Literal["push", "reply"]
+    payload_sha256: Sha256
+    header: EnvelopeHeader
+    signature: SignatureHex
+
+    @classmethod
+    def of(cls, envelope: Envelope, channel: Literal["push", "reply"]) -> Self:
+        """What of `envelope` a reviewer can link to a ledger entry."""
+        header = envelope.header
+        return cls(
+            kind=header.kind,
+            seq=header.seq,
+            channel=channel,
+            payload_sha256=header.payload_sha256,
+            header=header,
+            signature=envelope.signature.hex(),
+        )

@@ -12,7 +12,7 @@ from fedge.config import GatewaySettings
 from fedge.durable import write_file
 from fedge.errors import SettingError
 from fedge.identity import Identity
-from fedge.privacy.policy import read_policy
+from fedge.privacy.approval import copy_policy, read_policy_and_approval
 from fedge_client.state_layout import bring_up_to_date
 
 MAX_SOCKET_PATH = 107
@@ -32,7 +32,7 @@ def init_gateway(
     """Make a gateway in `folder`; nothing there is ever overwritten.
 
     Args:
-        policy: the owner's privacy policy, checked and copied.
+        policy: the owner's privacy policy, checked and copied, and its approval.
         root: the release repository's trusted `root.json`, copied.
         coordinator: base URL; releases are read from `<coordinator>/releases`.
         runtime_dir: where sockets go; inside `folder` unless given.
@@ -47,7 +47,7 @@ def init_gateway(
     """
     if (folder / "gateway.toml").exists():
         raise SettingError(f"{folder} already holds a gateway; choose another folder")
-    read_policy(policy)
+    read_policy_and_approval(policy)
     if not root.is_file():
         raise SettingError(f"no trusted root at {root}; copy it from the release repository")
     runtime = (runtime_dir or folder / "run").resolve()
@@ -65,7 +65,7 @@ def init_gateway(
     state = folder / "state"
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
-    shutil.copyfile(policy, state / "policy.toml")
+    copy_policy(policy, state / "policy.toml")
     shutil.copyfile(root, state / "root.json")
     identity = Identity.create(state / "identity.pem")
     bring_up_to_date(state)
@@ -102,13 +102,13 @@ def add_model(
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{config}: cannot add a [[models]] table: {error}") from error
     settings = GatewaySettings.parse(values, folder.resolve(), str(config))
-    read_policy(policy)
+    read_policy_and_approval(policy)
     if not root.is_file():
         raise SettingError(f"no trusted root at {root}; copy it from the release repository")
     _check_socket_path(settings.runtime_dir / f"agent-admin-{family}.sock")
     state = settings.for_model(family).state_dir
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    shutil.copyfile(policy, state / "policy.toml")
+    copy_policy(policy, state / "policy.toml")
     shutil.copyfile(root, state / "root.json")
     pem = state / "identity.pem"
     identity = Identity.load(pem) if pem.exists() else Identity.create(pem)

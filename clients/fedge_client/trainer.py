@@ -33,7 +33,7 @@ Vector = npt.NDArray[np.float32]
 TRAINER_NICENESS = 10
 ANSWER_LIMIT_S = 1800.0
 """A slow gateway may need long; one that needs longer has hung."""
-_ARRAYS = ("slots", "blocks", "inputs", "labels", "predictions")
+_ARRAYS = ("slots", "blocks", "inputs", "labels", "predictions", "subjects")
 
 
 def _send(pipe: IO[bytes], *frames: bytes) -> None:
@@ -56,13 +56,14 @@ def _exactly(pipe: IO[bytes], size: int) -> bytes:
 
 def _pack(records: LabelledRecords) -> bytes:
     buffer = io.BytesIO()
-    np.savez(buffer, **{name: getattr(records, name) for name in _ARRAYS})
+    arrays = {name: getattr(records, name) for name in _ARRAYS}
+    np.savez(buffer, **{name: array for name, array in arrays.items() if array is not None})
     return buffer.getvalue()
 
 
 def _unpack(data: bytes) -> LabelledRecords:
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return LabelledRecords(**{name: arrays[name] for name in _ARRAYS})
+        return LabelledRecords(**{name: arrays[name] for name in _ARRAYS if name in arrays.files})
 
 
 class TrainerProcess:
@@ -101,10 +102,10 @@ class TrainerProcess:
         answer = self._ask(b"round", vector.astype("<f4").tobytes(), grant.to_bytes())
         return np.frombuffer(answer, dtype="<f4").astype(np.float32)
 
-    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
+    def evaluate(self, vector: Vector, grant: Grant) -> int:
         answer = self._ask(b"evaluate", vector.astype("<f4").tobytes(), grant.to_bytes())
-        candidate_only, present_only = np.frombuffer(answer, dtype="<i8")
-        return int(candidate_only), int(present_only)
+        (difference,) = np.frombuffer(answer, dtype="<i8")
+        return int(difference)
 
     def close(self) -> None:
         for pipe in (self._to, self._from):
@@ -168,7 +169,7 @@ def main() -> int:
         if command == b"round":
             _send(pipe_out, session.round(vector, grant).astype("<f4").tobytes())
         else:
-            _send(pipe_out, np.array(session.evaluate(vector, grant), dtype="<i8").tobytes())
+            _send(pipe_out, np.array([session.evaluate(vector, grant)], dtype="<i8").tobytes())
 
 
 if __name__ == "__main__":

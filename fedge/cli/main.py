@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from fedge.cli import demo, drift, gateway, policy, server
+from fedge.cli import demo, drift, gateway, ledger, policy, server
 from fedge.errors import FedgeError
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
@@ -28,6 +28,7 @@ app.add_typer(drift.app, name="drift")
 app.add_typer(gateway.app, name="gateway")
 app.add_typer(server.app, name="server")
 app.add_typer(policy.app, name="policy")
+app.add_typer(ledger.app, name="ledger")
 
 
 def main() -> None:

@@ -68,10 +68,13 @@ def status(
     config: Config = CONFIG,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Print the fleet as the coordinator's log shows it."""
-    from fedge_server.admin import fleet_state
+    """Print the fleet as the coordinator's log shows it; on stderr, what is wrong with alerts."""
+    from fedge_server.admin import fleet_state, troubles
 
-    fleet = fleet_state(ServerSettings.load(config))
+    settings = ServerSettings.load(config)
+    fleet = fleet_state(settings)
+    for trouble in troubles(settings):
+        typer.echo(f"fedge: {trouble}", err=True)
     if as_json:
         typer.echo(fleet.to_bytes().decode())
         return
@@ -94,6 +97,27 @@ def verdicts(
         for gateway in found.gateways:
             typer.echo(f"{gateway.name}: {gateway.sentence}")
     if found.drifted:
+        raise typer.Exit(EXIT_DRIFT)
+
+
+@app.command("ledgers")
+def ledgers(
+    config: Config = CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> None:
+    """Print each gateway's privacy ledger as it is stored here. Exit status 3 on a deviation."""
+    from fedge_server.admin import ledgers as ledgers_of
+
+    state = ledgers_of(ServerSettings.load(config))
+    if as_json:
+        typer.echo(state.to_bytes().decode())
+    else:
+        typer.echo(f"witness {state.witness}")
+        for ledger in state.gateways:
+            typer.echo(ledger.describe())
+        for ledger in state.simulated:
+            typer.echo(f"simulated, proves nothing: {ledger.describe()}")
+    if any(ledger.in_conflict or ledger.fault for ledger in state.gateways):
         raise typer.Exit(EXIT_DRIFT)
 
 

@@ -57,6 +57,8 @@ class LabelledRecords:
         inputs: [n, D], the flattened model input as it was served, in its own type.
         labels: int64 [n], class indices that were fed back.
         predictions: int64 [n], class indices that were served.
+        subjects: uint8 [n, 16], pseudonyms, all zeros where a record is about nobody; None: not
+            known, every record stands for itself.
     """
 
     slots: Integers
@@ -64,6 +66,7 @@ class LabelledRecords:
     inputs: Numbers
     labels: Integers
     predictions: Integers
+    subjects: Bytes | None = None
 
     def __len__(self) -> int:
         return len(self.slots)
@@ -230,6 +233,12 @@ class BlockStore(Removal):
             inputs=np.concatenate([np.empty((0, width), dtype), *(r.inputs for r in found)]),
             labels=np.concatenate([empty, *(r.labels for r in found)]),
             predictions=np.concatenate([empty, *(r.predictions for r in found)]),
+            subjects=np.concatenate(
+                [
+                    np.empty((0, PSEUDONYM_BYTES), np.uint8),
+                    *(r.subjects for r in found if r.subjects is not None),
+                ]
+            ),
         )
 
     def answers(self, window: int) -> Answers:
@@ -302,7 +311,7 @@ class BlockStore(Removal):
 
     def _join(self, part: Part, labels: Integers) -> LabelledRecords:
         """The rows of `part` that `labels` (int64 [n, 2]: slot and label) name."""
-        names = ("slot", "input", "prediction")
+        names = ("slot", "input", "prediction", "subject")
         table = read_part(self._folder / part.name, part.rows, *names)
         at = np.searchsorted(column(table, "slot"), labels[:, 0])
         has_inputs = "input" in table.schema.names
@@ -313,6 +322,7 @@ class BlockStore(Removal):
             inputs=(vectors(table, "input") if has_inputs else empty)[at],
             labels=labels[:, 1],
             predictions=column(table, "prediction")[at],
+            subjects=subjects(table)[at],
         )
 
     def _answered(self, part: Part, labels: Integers) -> Answers:

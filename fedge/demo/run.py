@@ -1,4 +1,4 @@
-"""One run of the demonstration, from an empty folder to `summary.json` and `report.html`."""
+"""One run of the demonstration, from an empty folder to its summary, report and ledger bundle."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedge.demo.centre import Centre
+from fedge.demo.compliance import leave_bundle
 from fedge.demo.display import Display
 from fedge.demo.facts import RunFolder, cohort_run
 from fedge.demo.gateways import DemoGateway, connect, make_gateways, start_gateway
@@ -186,6 +187,7 @@ def _write_results(
     summary = summarise(folder, played)
     data = _report_data(plan, folder, players, watcher, view, summary)
     folder.report.write_text(render(data))
+    print(f"fedge: {leave_bundle(folder)}", file=sys.stderr)
     summary["wall_s"] = elapsed()
     folder.summary.write_text(json.dumps(summary, indent=2) + "\n")
     return summary

@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional as F
 
-from fedge.learning.adapters import load_model
-from fedge.models.weights import Weights, adapter_names
+from fedge.learning.adapters import TrainableAdapter
+from fedge.models.weights import Weights
 from fedge.records import AdapterKind
 from fedge.tasks.adapted import AdaptedModel
 from fedge.tasks.code import TaskCode
@@ -22,7 +22,7 @@ from fedge.tasks.code import TaskCode
 STEP_SIZES = (0.01, 0.03, 0.1)
 TRIAL_ROWS, TRIAL_STEPS, MAX_STEPS, PATIENCE, MIN_FALL = 500, 100, 5000, 50, 1e-3
 ADAPTERS: tuple[AdapterKind, ...] = ("input", "head")
-"""The adapters that fedge offers."""
+"""The adapters that a demonstration reports on."""
 
 Inputs = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.int64]
@@ -41,19 +41,14 @@ def train_yardstick(
     trial, trial_labels = public.faulted[:TRIAL_ROWS], public.faulted_labels[:TRIAL_ROWS]
     losses = {
         size: _descend(
-            _trainable(code, weights, kind),
-            kind,
-            trial,
-            trial_labels,
-            size,
-            TRIAL_STEPS,
+            TrainableAdapter(code, weights, kind), trial, trial_labels, size, TRIAL_STEPS
         )
         for size in STEP_SIZES
     }
     best = min(losses, key=lambda size: losses[size])
-    model = _trainable(code, weights, kind)
-    _descend(model, kind, inputs, labels, best, MAX_STEPS)
-    return model
+    adapter = TrainableAdapter(code, weights, kind)
+    _descend(adapter, inputs, labels, best, MAX_STEPS)
+    return adapter.model
 
 
 def predictions(model: AdaptedModel, inputs: Inputs) -> Labels:
@@ -63,34 +58,18 @@ def predictions(model: AdaptedModel, inputs: Inputs) -> Labels:
     return predicted
 
 
-def _trainable(code: TaskCode, weights: Weights, kind: AdapterKind) -> AdaptedModel:
-    model = load_model(code, weights)
-    names = set(adapter_names(weights, kind))
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in names)
-    return model
-
-
 def _descend(
-    model: AdaptedModel,
-    kind: AdapterKind,
-    inputs: Inputs,
-    labels: Labels,
-    step_size: float,
-    max_steps: int,
+    adapter: TrainableAdapter, inputs: Inputs, labels: Labels, step_size: float, max_steps: int
 ) -> float:
     """Full-batch Adam; answers the last training loss."""
-    rows, targets = torch.from_numpy(inputs), torch.from_numpy(labels)
-    if kind == "head":
-        with torch.no_grad():
-            rows = model.feature_map(rows)
-    forward = model.head if kind == "head" else model
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(trained, lr=step_size)
+    rows, targets = adapter.prepared(inputs), torch.from_numpy(labels)
+    for parameter in adapter.parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.Adam(adapter.parameters, lr=step_size)
     losses: list[float] = []
     while len(losses) < max_steps:
         optimizer.zero_grad()
-        loss = F.cross_entropy(forward(rows), targets)
+        loss = F.cross_entropy(adapter.tail(rows), targets)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         losses.append(float(loss.detach()))

@@ -1,11 +1,16 @@
 """Adapters while they train: vectors in and out of a model, and every row's own gradient.
 
 Closed forms instead of a library's per-sample machinery: an input adapter is linear
-in its parameters and a head is one layer, so one backward pass gives all rows'
-gradients exactly. Bounding and noising them belongs to the session.
+in its parameters, a head is one layer, and an adapter inside the trunk sits beside a
+layer, so one backward pass gives all rows' gradients exactly. What lies before the
+adapter never changes: it is computed once and kept as long as its records are.
+Bounding and noising belong to the session.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +19,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedge.errors import TaskError
-from fedge.models.weights import Weights, adapter_names, merge_vector
+from fedge.models.weights import Piece, Weights, adapter_pieces, cut, fixed_down
 from fedge.records import AdapterKind
 from fedge.tasks.adapted import AdaptedModel
 from fedge.tasks.code import TaskCode
+from fedge.tasks.trunk_adapters import LoRALinear, ResidualConvolution, TrunkAdapter, install
 
 Vector = npt.NDArray[np.float32]
+_TRUNK = "trunk."
 
 
 def load_model(code: TaskCode, weights: Weights) -> AdaptedModel:
@@ -47,33 +54,51 @@ class TrainableAdapter:
     Args:
         code, weights: the base that training starts from.
         kind: which adapter; the rest of the model never moves.
+
+    Attributes:
+        model: the whole model, with the adapter in its place.
+        tail: from prepared rows to logits; shares the model's layers.
+        parameters: what is trained, in the order of the vector.
+        dimension: length of the vector.
+
+    Raises:
+        TaskError: the model has no such adapter.
     """
 
     def __init__(self, code: TaskCode, weights: Weights, kind: AdapterKind) -> None:
-        self.kind, self._weights = kind, weights
+        self.kind = kind
         self.model = load_model(code, weights)
-        self._names = adapter_names(weights, kind)
-        self.dimension = sum(weights[name].size for name in self._names)
+        self._pieces = adapter_pieces(weights, kind)
+        self.dimension = sum(piece.size for piece in self._pieces)
+        self._sites = {} if kind in ("input", "head") else _install(self.model, self._pieces)
+        self.parameters = tuple(self._parameter(piece) for piece in self._pieces)
+        self._start = [parameter.detach().numpy().copy() for parameter in self.parameters]
+        self._before, self.tail = _cut_in_two(self.model, kind, self._sites)
 
     def set_change(self, change: Vector) -> None:
         """Let the model be the base plus `change`, float32 [dimension]."""
-        merged = merge_vector(self._weights, self.kind, change)
-        state = {name: torch.from_numpy(merged[name]) for name in self._names}
-        self.model.load_state_dict(state, strict=False)
+        with torch.no_grad():
+            parts = cut(change, self._pieces)
+            for parameter, start, part in zip(self.parameters, self._start, parts, strict=True):
+                parameter.copy_(torch.from_numpy(start + part))
+
+    def change(self) -> Vector:
+        """What the model differs by from its base, float32 [dimension]."""
+        pairs = zip(self.parameters, self._start, strict=True)
+        parts = [(parameter.detach().numpy() - start).ravel() for parameter, start in pairs]
+        return np.concatenate(parts).astype(np.float32)
 
     def prepared(self, inputs: npt.NDArray[np.float32]) -> Tensor:
-        """What stays the same over all steps, computed once: the head's input, or prepared rows."""
+        """What stays the same over all steps, computed once: what the tail is given."""
         with torch.no_grad():
             rows = torch.from_numpy(np.ascontiguousarray(inputs, dtype=np.float32))
-            if self.kind == "head":
-                return self.model.feature_map(rows)
-            return self.model.prepare(rows)
+            rows = self.model.prepare(rows)
+            before: Tensor = self._before(rows)
+            return before
 
     def logits(self, prepared: Tensor) -> Tensor:
         """Logits [n, classes] of `prepared` rows."""
-        if self.kind == "input":
-            prepared = self.model.trunk(self.model.input_adapter(prepared))
-        logits: Tensor = self.model.head(prepared)
+        logits: Tensor = self.tail(prepared)
         return logits
 
     def row_gradients(self, prepared: Tensor, labels: Tensor) -> npt.NDArray[np.float64]:
@@ -85,30 +110,121 @@ class TrainableAdapter:
         """
         if len(labels) == 0:
             return np.zeros((0, self.dimension))
-        gradients = (
-            self._input_gradients(prepared, labels)
-            if self.kind == "input"
-            else self._head_gradients(prepared, labels)
-        )
-        short = {name: name.partition(".")[2] for name in self._names}
-        flat = [gradients[short[name]].flatten(1) for name in self._names]
+        if self.kind == "head":
+            gradients = self._head_gradients(prepared, labels)
+        elif self.kind == "input":
+            gradients = self._input_gradients(prepared, labels)
+        else:
+            gradients = self._trunk_gradients(prepared, labels)
+        flat = [gradients[piece.layer, piece.part].flatten(1) for piece in self._pieces]
         joined: npt.NDArray[np.float64] = torch.cat(flat, dim=1).double().numpy()
         return joined
 
-    def _input_gradients(self, prepared: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _input_gradients(self, prepared: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
         with torch.no_grad():
             adapted = self.model.input_adapter(prepared)
         adapted.requires_grad_(True)
         logits = self.model.head(self.model.trunk(adapted))
         loss = F.cross_entropy(logits, labels, reduction="sum")
         (upstream,) = torch.autograd.grad(loss, adapted)
-        return self.model.input_adapter.row_gradients(prepared, upstream)
+        gradients = self.model.input_adapter.row_gradients(prepared, upstream)
+        return {
+            (piece.layer, piece.part): gradients[f"{piece.layer}.{piece.part}".partition(".")[2]]
+            for piece in self._pieces
+        }
 
-    def _head_gradients(self, features: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def _head_gradients(self, features: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
         with torch.no_grad():
             excess = self.model.head(features).softmax(dim=1)
             excess[torch.arange(len(labels)), labels] -= 1.0
-            return {"weight": excess[:, :, None] * features[:, None, :], "bias": excess}
+            weight = excess[:, :, None] * features[:, None, :]
+        return {("head", "weight"): weight, ("head", "bias"): excess}
+
+    def _trunk_gradients(self, prepared: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
+        with _tapped(self._sites) as taps:
+            loss = F.cross_entropy(self.tail(prepared), labels, reduction="sum")
+        if sorted(taps) != sorted(self._sites):
+            raise TaskError("an adapted layer of the trunk is not used exactly once")
+        upstreams = torch.autograd.grad(loss, [output for _, output in taps.values()])
+        gradients = {}
+        with torch.no_grad():
+            for (layer, (inputs, _)), upstream in zip(taps.items(), upstreams, strict=True):
+                for part, values in self._sites[layer].row_gradients(inputs, upstream).items():
+                    gradients[layer, part] = values
+        return gradients
+
+    def _parameter(self, piece: Piece) -> nn.Parameter:
+        if piece.layer in self._sites:
+            return self._sites[piece.layer].part(piece.part)
+        return self.model.get_parameter(f"{piece.layer}.{piece.part}")
+
+
+def _install(model: AdaptedModel, pieces: tuple[Piece, ...]) -> dict[str, TrunkAdapter]:
+    """Put trunk adapters beside the layers that `pieces` name, by layer."""
+    sites: dict[str, TrunkAdapter] = {}
+    for layer in dict.fromkeys(piece.layer for piece in pieces):
+        inner = layer.removeprefix(_TRUNK)
+        base = model.trunk.get_submodule(inner)
+        if type(base) is nn.Linear:
+            down = torch.from_numpy(fixed_down(layer, base.in_features))
+            sites[layer] = LoRALinear(base, down)
+        elif type(base) is nn.Conv2d:
+            sites[layer] = ResidualConvolution(base)
+        else:
+            raise TaskError(f"{layer} is a {type(base).__name__}, which has no adapter")
+        install(model.trunk, inner, sites[layer])
+    return sites
+
+
+def _cut_in_two(
+    model: AdaptedModel, kind: AdapterKind, sites: dict[str, TrunkAdapter]
+) -> tuple[nn.Sequential, nn.Sequential]:
+    """The layers before the adapter, and those from it on to the logits."""
+    if kind == "input":
+        return nn.Sequential(), nn.Sequential(model.input_adapter, model.trunk, model.head)
+    if kind == "head":
+        return nn.Sequential(model.input_adapter, model.trunk), nn.Sequential(model.head)
+    if not isinstance(model.trunk, nn.Sequential):
+        return nn.Sequential(model.input_adapter), nn.Sequential(model.trunk, model.head)
+    inside = {id(site) for site in sites.values()}
+    children = list(model.trunk)
+    holds = [any(id(part) in inside for part in child.modules()) for child in children]
+    first = holds.index(True)
+    return (
+        nn.Sequential(model.input_adapter, *children[:first]),
+        nn.Sequential(*children[first:], model.head),
+    )
+
+
+@contextmanager
+def _tapped(
+    sites: dict[str, TrunkAdapter],
+) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Note what goes into and comes out of each site of a forward pass, in order."""
+    taps: dict[str, tuple[Tensor, Tensor]] = {}
+    calls: list[str] = []
+
+    def tap(layer: str, inputs: Tensor, output: Tensor) -> Tensor:
+        calls.append(layer)
+        if not output.requires_grad:
+            output.requires_grad_(True)
+        taps[layer] = (inputs.detach(), output)
+        # A copy: an activation that works in place must not change what was noted.
+        return output.clone()
+
+    handles = [
+        site.register_forward_hook(
+            lambda _, given, output, layer=layer: tap(layer, given[0], output)
+        )
+        for layer, site in sites.items()
+    ]
+    try:
+        yield taps
+    finally:
+        for handle in handles:
+            handle.remove()
+    if len(calls) != len(set(calls)):
+        raise TaskError("an adapted layer of the trunk is used more than once")
 
 
 def _check_adapters(model: AdaptedModel) -> None:

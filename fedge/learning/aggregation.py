@@ -48,8 +48,9 @@ CHECKS: tuple[Check, ...] = (has_planned_shape, is_finite, within_norm)  # order
 
 def norm_bound(plan: TrainingPlan) -> float:
     """How long an honest update of one round can be, but for noise beyond eight sigma."""
-    drift = plan.steps * plan.clip
-    sigma = math.sqrt(plan.steps * plan.sigma2) / 2.0**plan.grid_bits / plan.divisor
+    # Every planned unit may fall into every sample.
+    drift = plan.steps * plan.clip * plan.divisor / plan.step_divisor
+    sigma = math.sqrt(plan.steps * plan.sigma2) / 2.0**plan.grid_bits / plan.step_divisor
     return plan.learning_rate * (drift + sigma * (math.sqrt(plan.dimension) + _NOISE_TAIL))
 
 

@@ -14,21 +14,28 @@ from pydantic import ValidationError
 
 from fedge.config import TrainingSettings
 from fedge.errors import SettingError
-from fedge.privacy.rdp import NANO, cap_nano, event_nano, telemetry_nano
-from fedge.records import DiscreteGaussianEvent, PrivacyPolicy, TrainingPlan
+from fedge.privacy.rdp import (
+    NANO,
+    cap_nano,
+    event_nano,
+    smallest_poisson_sigma2,
+    telemetry_nano,
+)
+from fedge.records import PrivacyPolicy, TrainingPlan
 from fedge.records.base import first_fault
 
 GRID_BITS = 16
 """Gradients are rounded to 2^-16: the rounding stays a hundredth of the clip's noise or less."""
-
-LARGEST_SENSITIVITY2 = 2**52
-"""Up to here the squared norm of a rounded gradient is exact, in floats as in integers."""
 
 
 def plan_training(
     policy: PrivacyPolicy, settings: TrainingSettings, dimension: int
 ) -> TrainingPlan:
     """The plan of a run that may take all that a fresh block has for training.
+
+    Up to `settings.sample_above` planned records every step reads all of them, rounded to an
+    integer grid under discrete noise; beyond, a Poisson sample under continuous noise, whose
+    charge is proven up to floating point.
 
     Args:
         dimension: length of the adapter's vector.
@@ -37,6 +44,7 @@ def plan_training(
         SettingError: monitoring and the evaluation leave nothing, the clip is finer than the
             grid, or a number is out of range.
     """
+    rate = _rate_ppm(settings)
     try:
         blank = TrainingPlan(
             adapter=settings.adapter,
@@ -48,24 +56,46 @@ def plan_training(
             grid_bits=GRID_BITS,
             sigma2=1,
             # Rounded up: the charge must not exceed the rho that was set.
-            evaluation_sigma2=math.ceil(1 / (2 * Fraction(settings.evaluation_rho))),
+            evaluation_sigma2=math.ceil(
+                policy.max_records**2 / (2 * Fraction(settings.evaluation_rho))
+            ),
             dimension=dimension,
+            sampling="full" if rate is None else "poisson",
+            rate_ppm=rate,
+            unit=policy.unit,
+            max_records=policy.max_records,
         )
     except ValidationError as error:
         raise SettingError(f"training: {first_fault(error, 'plan')}") from error
-    if not 1 <= blank.sensitivity2 <= LARGEST_SENSITIVITY2:
-        raise SettingError(
-            f"training: clip {settings.clip:g} does not fit a grid of 2^-{GRID_BITS}"
-        )
-    steps, evaluation = blank.events
-    left = cap_nano(policy) - telemetry_nano(policy) - event_nano(evaluation, policy.alpha)
+    evaluation = event_nano(blank.evaluation_event, policy.alpha)
+    left = cap_nano(policy) - telemetry_nano(policy) - evaluation
     if left <= 0:
         raise SettingError(
             f"the policy (epsilon {policy.epsilon:g}) leaves nothing for training: telemetry_rho "
             f"{policy.telemetry_rho:g} and evaluation_rho {settings.evaluation_rho:g} take it all"
         )
-    sigma2 = smallest_sigma2(steps.sensitivity2, steps.count, policy.alpha, left)
-    return blank.model_copy(update={"sigma2": sigma2})
+    return blank.model_copy(update={"sigma2": _calibrated(blank, policy.alpha, left)})
+
+
+def _rate_ppm(settings: TrainingSettings) -> int | None:
+    """Rate at which `settings.sample` of the planned records are expected; None: all are read."""
+    if settings.records <= settings.sample_above:
+        return None
+    return min(10**6 - 1, max(1, round(10**6 * settings.sample / settings.records)))
+
+
+def _calibrated(plan: TrainingPlan, alpha: int, nano: int) -> int:
+    """The smallest noise variance at which all steps of `plan` cost at most `nano`."""
+    steps, _ = plan.events
+    if plan.rate_ppm is None:
+        return smallest_sigma2(steps.sensitivity2, steps.count, alpha, nano)
+    return smallest_poisson_sigma2(
+        rate_ppm=plan.rate_ppm,
+        sensitivity2=steps.sensitivity2,
+        count=steps.count,
+        alpha=alpha,
+        nano=nano,
+    )
 
 
 def smallest_sigma2(sensitivity2: int, count: int, alpha: int, nano: int) -> int:
@@ -83,5 +113,4 @@ def noise_multiplier(plan: TrainingPlan) -> float:
 
 def run_nano(plan: TrainingPlan, alpha: int) -> int:
     """What the whole run charges every block that it reads, in nano-RDP at `alpha`."""
-    events: tuple[DiscreteGaussianEvent, ...] = plan.events
-    return sum(event_nano(event, alpha) for event in events)
+    return sum(event_nano(event, alpha) for event in plan.events)

@@ -1,12 +1,15 @@
 """One gateway's part of a run: planned steps on its own records, every one noised.
 
-Full batch. Each row's gradient is bounded and rounded toward zero onto an integer
+Full batch: each unit's gradient is bounded and rounded toward zero onto an integer
 grid, the exact integer sum is noised under a grant, and only then does it move the
-adapter: what `round` and `evaluate` return is a function of noised values. Whether
-the gateway takes part, and the charge, were decided before.
+adapter. Sampled: `fedge.learning.sampled` takes the steps. What `round` and `evaluate`
+return is a function of noised values. Whether the gateway takes part, and the charge,
+were decided before.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,13 +18,16 @@ import torch
 from fedge.data.blocks import LabelledRecords
 from fedge.errors import SettingError, UpdateInvalidError
 from fedge.learning.adapters import TrainableAdapter
-from fedge.learning.planning import LARGEST_SENSITIVITY2
+from fedge.learning.units import units_of
 from fedge.models.weights import Weights
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import Noise
 from fedge.records import TrainingPlan
 from fedge.tasks.adapted import one_thread
 from fedge.tasks.code import TaskCode
+
+if TYPE_CHECKING:
+    from fedge.learning.sampled import SampledSteps
 
 Vector = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -33,7 +39,8 @@ class TrainingSession:
     Args:
         code, weights: the committed release that training starts from.
         plan: fixed before any data was touched.
-        records: labelled records in slot order; the first `plan.divisor` are used.
+        records: labelled records in slot order; the first `plan.divisor` are used, and of those
+            the first `plan.max_records` of a subject in a block where it is the unit.
         noise: where noise is drawn.
 
     Raises:
@@ -54,9 +61,8 @@ class TrainingSession:
                 f"the plan trains {plan.dimension} values, "
                 f"the {plan.adapter} adapter has {self._adapter.dimension}"
             )
-        if not 1 <= plan.sensitivity2 <= LARGEST_SENSITIVITY2:
-            raise SettingError(f"clip {plan.clip:g} on a grid of 2^-{plan.grid_bits} is not exact")
         self._plan, self._noise = plan, noise
+        self._steps: SampledSteps | None = None
         self._take(code, records)
 
     def round(self, vector: Vector, grant: Grant) -> Vector:
@@ -72,20 +78,25 @@ class TrainingSession:
         """
         plan = self._plan
         current = self._checked(vector).astype(np.float64)
+        if plan.sampling == "poisson":
+            return self._sampled_round(current.astype(np.float32), grant)
         start = current.copy()
         for _ in range(plan.steps):
             self._adapter.set_change(current.astype(np.float32))
             with one_thread():
                 gradients = self._adapter.row_gradients(self._prepared, self._labels)
-            exact = on_grid(gradients, plan)[self._known].sum(axis=0, dtype=np.int64)
+            exact = on_grid(self._units.sums(gradients), plan).sum(axis=0, dtype=np.int64)
             noisy = self._noise.discrete_gaussian(
                 exact, sensitivity2=plan.sensitivity2, sigma2=plan.sigma2, grant=grant
             )
-            current -= plan.learning_rate * noisy / (2.0**plan.grid_bits * plan.divisor)
+            current -= plan.learning_rate * noisy / (2.0**plan.grid_bits * plan.step_divisor)
         return (current - start).astype(np.float32)
 
-    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
-        """Noised counts of records that only one model gets right: (candidate, present release).
+    def evaluate(self, vector: Vector, grant: Grant) -> int:
+        """Noised difference of right answers: those of the candidate less the present release's.
+
+        One number, because only the difference decides: it is as sensitive as each of two counts,
+        and at the same charge its noise has half the variance of their difference.
 
         Raises:
             UpdateInvalidError: `vector` has another shape or is not finite; nothing was noised.
@@ -97,13 +108,25 @@ class TrainingSession:
         labels = self._labels.numpy()
         # A record whose logits are not finite is got right by nobody.
         right = (logits.argmax(axis=1) == labels) & np.isfinite(logits).all(axis=1)
-        candidate = right & self._known
-        present = (self._predictions == labels) & self._known
-        exact = np.array([(candidate & ~present).sum(), (present & ~candidate).sum()])
+        candidate = right & self._units.counts
+        present = (self._predictions == labels) & self._units.counts
+        event = self._plan.evaluation_event
         noisy = self._noise.discrete_gaussian(
-            exact.astype(np.int64), sensitivity2=1, sigma2=self._plan.evaluation_sigma2, grant=grant
+            np.array([candidate.sum() - present.sum()], dtype=np.int64),
+            sensitivity2=event.sensitivity2,
+            sigma2=event.sigma2,
+            grant=grant,
         )
-        return int(noisy[0]), int(noisy[1])
+        return int(noisy[0])
+
+    def _sampled_round(self, vector: Vector, grant: Grant) -> Vector:
+        # Opacus is slow to load: only runs that need it pay for it.
+        from fedge.learning.sampled import SampledSteps
+
+        if self._steps is None:
+            rows = (self._prepared, self._labels, self._units)
+            self._steps = SampledSteps(self._adapter, self._plan, *rows, self._noise)
+        return self._steps.round(vector, grant)
 
     def _take(self, code: TaskCode, records: LabelledRecords) -> None:
         """Keep the planned records, clamped to public bounds; others count as null records."""
@@ -112,11 +135,12 @@ class TrainingSession:
         labels = np.asarray(records.labels[:count], dtype=np.int64)
         # A null record keeps its place: in a batch of another size, the last bits of all other
         # rows' gradients would differ, and with them some of their grid cells.
-        self._known = (labels >= 0) & (labels < len(code.schema.classes))
+        known = (labels >= 0) & (labels < len(code.schema.classes))
+        self._units = units_of(records, known, self._plan)
         inputs = np.asarray(records.inputs[:count], dtype=np.float32)
         clamped = np.clip(inputs, bounds.low, bounds.high).reshape(-1, *bounds.shape)
         self._prepared = self._adapter.prepared(clamped)
-        self._labels = torch.from_numpy(np.where(self._known, labels, 0))
+        self._labels = torch.from_numpy(np.where(known, labels, 0))
         self._predictions = np.asarray(records.predictions[:count], dtype=np.int64)
 
     def _checked(self, vector: Vector) -> Vector:

@@ -24,6 +24,7 @@ from fedge.models.golden import read_golden
 from fedge.models.measure import Outputs, ServedModel, accuracy, agreement
 from fedge.models.weights import read_arrays
 from fedge.records import Name, Record, Reference, RunResult, TaskSchema, sha256_hex
+from fedge.records.runs import detectable
 
 Variant = Literal["int8", "float"]
 
@@ -155,9 +156,11 @@ def judge(candidate: Path, result: RunResult | None, min_gain_sigmas: float) -> 
     """
     read = Candidate.read(candidate)
     gates = [gate for rule in RULES for gate in rule(read)]
+    reported = _reported(read)
     if result is not None:
         gates.append(_gain(result, min_gain_sigmas))
-    return GateReport(gates=tuple(gates), reported=_reported(read))
+        reported |= _detectable(result, min_gain_sigmas)
+    return GateReport(gates=tuple(gates), reported=reported)
 
 
 def _variants_present(candidate: Candidate) -> tuple[Gate, ...]:
@@ -247,6 +250,20 @@ def _gain(result: RunResult, min_gain_sigmas: float) -> Gate:
     variance = result.gain_noise_variance
     sigmas = result.gain / math.sqrt(variance) if variance > 0 else 0.0
     return Gate(name="gain-in-sigmas", value=sigmas, bound="above", limit=min_gain_sigmas)
+
+
+def _detectable(result: RunResult, min_gain_sigmas: float) -> dict[str, float]:
+    """The smallest true gain that passes `_gain` four times in five, as records and as a share.
+
+    Nothing where no gateway answered: no gain could have been found.
+    """
+    if not result.counts:
+        return {}
+    records = detectable(result.gain_noise_variance, min_gain_sigmas)
+    return {
+        "smallest_detectable_records": records,
+        "smallest_detectable_share": records / result.planned_records,
+    }
 
 
 def _reported(candidate: Candidate) -> dict[str, float]:

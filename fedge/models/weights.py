@@ -6,9 +6,12 @@ what an adapter changed, without it.
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,9 @@ from fedge.tasks.code import Weights as Weights  # re-exported: who handles weig
 
 Vector = npt.NDArray[np.float32]
 
-ADAPTER_PREFIX: dict[AdapterKind, str] = {"input": "input_adapter.", "head": "head."}
+LORA_RANK = 4
+_PREFIXES: dict[AdapterKind, str] = {"input": "input_adapter.", "head": "head."}
+_FACTORS = ("down", "up")
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
@@ -73,21 +78,68 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         raise TaskError(f"cannot read {path}: {error}") from error
 
 
-def adapter_names(weights: Weights, kind: AdapterKind) -> tuple[str, ...]:
-    """Names of the weights that an adapter consists of, sorted: the order of its vector.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of an adapter's vector.
+
+    Attributes:
+        layer: name of the module whose answer it changes.
+        part: of that layer's own weights, or `down` and `up`, the two factors of a low rank.
+        shape: of the piece.
+    """
+
+    layer: str
+    part: str
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+
+def adapter_pieces(weights: Weights, kind: AdapterKind) -> tuple[Piece, ...]:
+    """What an adapter's vector consists of, in its order.
+
+    `input` and `head` are changes of those parts of the model themselves. `lora-b` and `lora`
+    (Hu et al., "LoRA", 2021) add a product of two thin matrices to every linear layer of the
+    trunk; `conv` adds a change to the kernel and bias of the trunk's first convolution.
 
     Raises:
         TaskError: the model has no such adapter.
     """
-    names = tuple(name for name in sorted(weights) if name.startswith(ADAPTER_PREFIX[kind]))
-    if not names:
+    if kind in _PREFIXES:
+        names = [name for name in sorted(weights) if name.startswith(_PREFIXES[kind])]
+        pieces = [Piece(*_split(name), weights[name].shape) for name in names]
+    elif kind == "conv":
+        pieces = _convolution_pieces(weights)
+    else:
+        pieces = _low_rank_pieces(weights, both=kind == "lora")
+    if not pieces:
         raise TaskError(f"the model has no {kind} adapter")
-    return names
+    return tuple(pieces)
+
+
+def adapter_names(weights: Weights, kind: AdapterKind) -> tuple[str, ...]:
+    """Names of the weights that an adapter changes, sorted.
+
+    Raises:
+        TaskError: the model has no such adapter.
+    """
+    pieces = adapter_pieces(weights, kind)
+    names = (f"{p.layer}.{'weight' if p.part in _FACTORS else p.part}" for p in pieces)
+    return tuple(sorted(set(names)))
 
 
 def adapter_dimension(weights: Weights, kind: AdapterKind) -> int:
     """Length of an adapter's vector."""
-    return sum(weights[name].size for name in adapter_names(weights, kind))
+    return sum(piece.size for piece in adapter_pieces(weights, kind))
+
+
+def cut(change: Vector, pieces: Sequence[Piece]) -> list[Vector]:
+    """`change` as one array for each piece, in their shapes."""
+    ends = np.cumsum([piece.size for piece in pieces])[:-1]
+    parts = np.split(change, ends)
+    return [part.reshape(piece.shape) for part, piece in zip(parts, pieces, strict=True)]
 
 
 def merge_vector(weights: Weights, kind: AdapterKind, change: Vector) -> Weights:
@@ -100,17 +152,73 @@ def merge_vector(weights: Weights, kind: AdapterKind, change: Vector) -> Weights
         TaskError: `change` has another length.
         NonFiniteValueError: it is not finite.
     """
-    dimension = adapter_dimension(weights, kind)
+    pieces = adapter_pieces(weights, kind)
+    dimension = sum(piece.size for piece in pieces)
     if change.shape != (dimension,):
         raise TaskError(f"an {kind} adapter of shape {change.shape}, the model's has {dimension}")
     _finite(f"the {kind} adapter", change)
-    merged, start = dict(weights), 0
-    for name in adapter_names(weights, kind):
-        value = weights[name]
-        piece = change[start : start + value.size].reshape(value.shape)
-        merged[name] = (value + piece).astype(np.float32)
-        start += value.size
+    merged, downs = dict(weights), {}
+    for piece, values in zip(pieces, cut(change, pieces), strict=True):
+        if piece.part == "down":
+            downs[piece.layer] = values
+            continue
+        name = f"{piece.layer}.{'weight' if piece.part == 'up' else piece.part}"
+        if piece.part == "up":
+            down = fixed_down(piece.layer, weights[name].shape[1]).astype(np.float64)
+            product = values.astype(np.float64) @ (down + downs.get(piece.layer, 0.0))
+            values = product.astype(np.float32)
+        merged[name] = _finite(name, (merged[name] + values).astype(np.float32))
     return merged
+
+
+def fixed_down(layer: str, columns: int) -> npt.NDArray[np.float32]:
+    """The inner factor that a low-rank adapter of `layer` starts from, float32 [rank, columns].
+
+    Random signs over sqrt(columns), drawn by SHAKE-256 from the layer's name and width: public,
+    and the same for whoever trains and whoever merges, on every machine.
+    """
+    seed = f"fedge low rank 1\n{layer}\n{LORA_RANK}\n{columns}".encode()
+    count = LORA_RANK * columns
+    digest = hashlib.shake_256(seed).digest(-(-count // 8))
+    bits = np.unpackbits(np.frombuffer(digest, dtype=np.uint8))[:count]
+    signs = np.where(bits == 1, 1.0, -1.0).reshape(LORA_RANK, columns)
+    return (signs / math.sqrt(columns)).astype(np.float32)
+
+
+def _low_rank_pieces(weights: Weights, *, both: bool) -> list[Piece]:
+    pieces = []
+    for layer, (rows, columns) in _trunk_layers(weights, dimensions=2):
+        if both:
+            pieces.append(Piece(layer, "down", (LORA_RANK, columns)))
+        pieces.append(Piece(layer, "up", (rows, LORA_RANK)))
+    return pieces
+
+
+def _convolution_pieces(weights: Weights) -> list[Piece]:
+    layers = _trunk_layers(weights, dimensions=4)[:1]
+    return [
+        Piece(layer, part, weights[f"{layer}.{part}"].shape)
+        for layer, _ in layers
+        for part in ("bias", "weight")
+        if f"{layer}.{part}" in weights
+    ]
+
+
+def _trunk_layers(weights: Weights, *, dimensions: int) -> list[tuple[str, tuple[int, ...]]]:
+    """Layers of the trunk whose weight has so many dimensions, in the order of their numbers."""
+    names = [n for n in weights if n.startswith("trunk.") and n.endswith(".weight")]
+    found = [n for n in sorted(names, key=_in_order) if weights[n].ndim == dimensions]
+    return [(name.removesuffix(".weight"), weights[name].shape) for name in found]
+
+
+def _in_order(name: str) -> list[tuple[int, str]]:
+    """Sorts `trunk.2` before `trunk.10`."""
+    return [(int(part) if part.isdigit() else -1, part) for part in name.split(".")]
+
+
+def _split(name: str) -> tuple[str, str]:
+    layer, _, part = name.rpartition(".")
+    return layer, part
 
 
 def _finite(name: str, value: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:

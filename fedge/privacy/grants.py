@@ -13,7 +13,8 @@ import threading
 from pydantic import Field
 
 from fedge.errors import ReservationError
-from fedge.records import Count, DiscreteGaussianEvent, Record
+from fedge.privacy.charges import parameters
+from fedge.records import Count, PrivacyEvent, Record
 
 
 class GrantRecord(Record):
@@ -21,7 +22,7 @@ class GrantRecord(Record):
 
     reservation: Count
     key: str = Field(min_length=1, max_length=256)
-    event: DiscreteGaussianEvent
+    event: PrivacyEvent
     simulated: bool
     remaining: int = Field(ge=1)
     nonce: str = Field(pattern=r"^[0-9a-f]{32}$")
@@ -40,9 +41,7 @@ class Grant:
         simulated: whether the ledger is a simulation's; a real grant takes real noise only.
     """
 
-    def __init__(
-        self, reservation: int, key: str, event: DiscreteGaussianEvent, *, simulated: bool
-    ) -> None:
+    def __init__(self, reservation: int, key: str, event: PrivacyEvent, *, simulated: bool) -> None:
         self.reservation, self.key = reservation, key
         self.event, self.simulated = event, simulated
         self._remaining = event.count
@@ -53,18 +52,25 @@ class Grant:
         """Releases that may still be drawn."""
         return self._remaining
 
-    def take(self, sensitivity2: int, sigma2: int, dimension: int) -> None:
+    def take(
+        self, sensitivity2: int, sigma2: int, dimension: int, rate_ppm: int | None = None
+    ) -> None:
         """Use up one release, before its noise is drawn.
+
+        Args:
+            rate_ppm: of the Poisson sample that the release sums; None where it sums all, and
+                its noise is discrete.
 
         Raises:
             ReservationError: none is left, or the parameters are not those that were charged.
                 Nothing was used up.
         """
-        asked = (sensitivity2, sigma2, dimension)
-        charged = (self.event.sensitivity2, self.event.sigma2, self.event.dimension)
+        kind = "discrete-gaussian" if rate_ppm is None else "poisson-gaussian"
+        asked = (kind, rate_ppm or 0, sensitivity2, sigma2, dimension)
+        charged = parameters(self.event)
         if asked != charged:
             raise ReservationError(
-                f"noise asked for (sensitivity2, sigma2, dimension) = {asked}, "
+                f"noise asked for (kind, rate_ppm, sensitivity2, sigma2, dimension) = {asked}, "
                 f"but {charged} was charged under {self.key!r}"
             )
         with self._lock:

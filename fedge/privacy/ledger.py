@@ -9,35 +9,38 @@ and sending bytes belong to others.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
-from fedge.errors import (
-    BudgetExhaustedError,
-    NonFiniteValueError,
-    ReservationError,
-    StateError,
-)
+from fedge.errors import ReservationError, SettingError, SignatureError, StateError
+from fedge.privacy.approval import check_approval
+from fedge.privacy.chain import Chain
 from fedge.privacy.entries import (
+    Adopted,
     Created,
     Erased,
     ErasureReason,
     Excluded,
     Exclusion,
     Opened,
+    Recovered,
+    RecoveryReason,
+    RunPurpose,
     RunReserved,
-    Settled,
     WindowReserved,
-    events_nano,
-    fits,
-    replay,
+    all_training,
 )
 from fedge.privacy.grants import Grant
 from fedge.privacy.policy import check_policy
-from fedge.privacy.rdp import cap_nano, epsilon_of, telemetry_nano
-from fedge.privacy.reservations import Reservation, Reservations
-from fedge.privacy.tables import LedgerTables
-from fedge.records import BlockSpending, DiscreteGaussianEvent, PrivacyPolicy
+from fedge.privacy.reading import LedgerReader
+from fedge.privacy.recovery import begins_with, check_chain_of, rebuild
+from fedge.privacy.reservations import Reservation
+from fedge.privacy.settling import Settling
+from fedge.records import (
+    PolicyApproval,
+    PrivacyEvent,
+    PrivacyPolicy,
+    WitnessedHead,
+)
 from fedge.statefile import StateFile
 
 __all__ = ["FEATURES", "LABELS", "Ledger", "Reservation"]
@@ -48,18 +51,22 @@ LABELS = "labels"
 """The purpose of a window's label report."""
 
 
-class Ledger:
+class Ledger(LedgerReader):
     """Reserve, grant, settle: the only way to release anything content-derived.
 
     Args:
         state: the gateway's one file of truth.
-        policy: holds for blocks opened from now on; a block keeps the one it opened under.
+        policy: holds for blocks opened from now on; a block keeps the one it opened under, and
+            its cap falls where this one's epsilon is smaller.
         clock: seconds since the epoch, for the entries.
         simulated: fixed when the ledger is created; a real one settles real noise only.
+        gateway, public_key: whose ledger it is: fingerprint and key in hex, for its first entry.
+        approval: who allowed the policy.
 
     Raises:
-        StateError: the file holds a ledger of the other sort.
-        SettingError: the policy could never release anything.
+        StateError: the file holds a ledger of the other sort, of another gateway, or of a later
+            build.
+        SettingError: the policy could never release anything, or the approval is not its own.
     """
 
     def __init__(
@@ -69,52 +76,44 @@ class Ledger:
         *,
         clock: Callable[[], float],
         simulated: bool = False,
+        gateway: str | None = None,
+        public_key: str | None = None,
+        approval: PolicyApproval | None = None,
     ) -> None:
-        check_policy(policy)
-        self.policy, self.simulated = policy, simulated
-        self._state, self._clock = state, clock
-        self._tables, self._reservations = LedgerTables(state), Reservations(state)
-        # What this process granted and has not settled; a crash forgets it, and may: nothing
-        # that was noised under it was released.
-        self._live: dict[tuple[int, str], Grant] = {}
+        _check_adoptable(policy, approval)
+        self.policy, self.approval, self.simulated = policy, approval, simulated
+        self._gateway = gateway
         with state.transaction():
-            first = self._tables.entry(0)
-            if first is None:
-                self._tables.append(Created, self._now(), simulated)
-            elif first.simulated != simulated:
-                raise StateError(
-                    f"{state.path} holds a {'simulated' if first.simulated else 'real'} ledger; "
-                    "a ledger is one or the other from its creation"
-                )
+            super().__init__(state, Chain(state, clock, simulated=simulated))
+            self._settling = Settling(
+                state, self._chain, self._accounts, self._reservations, simulated=simulated
+            )
+            if not self._chain.size:
+                self._chain.append(Created, gateway=gateway, public_key=public_key)
+            self._check_owner()
+            self._adopt()
+
+    # --- blocks and charges -----------------------------------------------------------
 
     def open_block(self, block: int) -> None:
         """Open a block under the present policy, reserving monitoring's share; idempotent.
 
         A block that is open already keeps the policy under which it was opened.
+
+        Raises:
+            RecoveredBlockError: it was never opened, and lies before a recovery.
         """
         with self._state.transaction():
             if self._tables.policy(block) is None:
-                self._tables.append(
-                    Opened, self._now(), self.simulated, block=block, policy=self.policy
-                )
+                self._accounts.check_open(block)
+                self._chain.append(Opened, block=block, policy=self.policy)
                 self._tables.add_block(block, self.policy)
-
-    def policy_of(self, block: int) -> PrivacyPolicy:
-        """The policy under which `block` was opened.
-
-        Raises:
-            ReservationError: it was never opened.
-        """
-        policy = self._tables.policy(block)
-        if policy is None:
-            raise ReservationError(f"block {block} was never opened in this ledger")
-        return policy
 
     def reserve_window(
         self,
         window: int,
         block: int,
-        events: Sequence[DiscreteGaussianEvent],
+        events: Sequence[PrivacyEvent],
         *,
         purpose: str = FEATURES,
     ) -> Reservation:
@@ -124,77 +123,91 @@ class Ledger:
 
         Raises:
             BudgetExhaustedError: all releases about this window together would exceed the
-                block's monitoring share.
+                block's monitoring share, or the block lost its budget.
+            QuotaExceededError: the policy gives this purpose less.
             ReservationError: the block was never opened, the window belongs to another block,
                 or this purpose was reserved with other events.
             UnknownEventError: an event has no price.
         """
         subject = f"{window}/{purpose}"
         with self._state.transaction():
+            self._accounts.check_open(block)
             known = self._reservations.find("window", subject, (block,), events)
             if known is not None:
                 return known
-            policy = self.policy_of(block)
-            nano = events_nano(events, policy.alpha)
-            if self._reservations.block_of_window(window) not in (None, block):
-                raise ReservationError(f"window {window} belongs to another block than {block}")
-            left = telemetry_nano(policy) - self._reservations.window_nano(window)
-            if nano > left:
-                raise BudgetExhaustedError(block, nano, left)
+            nano = self._accounts.window_charge(window, block, events, purpose)
             made = Reservation(self._reservations.next_id(), "window", (block,), tuple(events))
-            self._tables.append(
+            self._chain.append(
                 WindowReserved,
-                self._now(),
-                self.simulated,
                 reservation=made.id,
                 window=window,
                 block=block,
                 purpose=purpose,
                 events=made.events,
             )
-            self._reservations.add(made, subject, {block: nano}, window)
+            self._reservations.add(made, subject, {block: nano}, window=window)
             return made
 
     def reserve_run(
-        self, run_id: str, blocks: Sequence[int], events: Sequence[DiscreteGaussianEvent]
+        self,
+        run_id: str,
+        blocks: Sequence[int],
+        events: Sequence[PrivacyEvent],
+        *,
+        purposes: Sequence[RunPurpose] = (),
+        task: str = "",
+        base_release: int | None = None,
+        base_sha256: str | None = None,
     ) -> Reservation:
         """Reserve all rounds of a retraining, charged in full to every block that it reads.
 
         All or nothing. Asked again with the same content, it answers the same reservation.
 
+        Args:
+            purposes: what each event is for; all are training unless given.
+            task: whose quotas count, besides those for every task.
+            base_release, base_sha256: the release that the run starts from.
+
         Raises:
-            BudgetExhaustedError: a block has too little left; none was charged.
-            ReservationError: no block is named, one was never opened, or the run id was used
-                with other blocks or events.
+            BudgetExhaustedError: a block has too little left, or lost its budget; none was
+                charged.
+            QuotaExceededError: a block's policy gives a purpose less.
+            ReservationError: no block is named, one was never opened, the run id was used with
+                other blocks or events, or the purposes are not one for each event.
             UnknownEventError: an event has no price.
         """
         distinct = tuple(sorted(set(blocks)))
+        named = tuple(purposes) or all_training(events)
         with self._state.transaction():
+            for block in distinct:
+                self._accounts.check_open(block)
             known = self._reservations.find("run", run_id, distinct, events)
             if known is not None:
                 return known
-            charges: dict[int, int] = {}
-            for block in distinct:
-                policy = self.policy_of(block)
-                charges[block] = events_nano(events, policy.alpha)
-                spent = self._reservations.training_nano(block) + telemetry_nano(policy)
-                left = cap_nano(policy) - spent
-                if charges[block] > left:
-                    raise BudgetExhaustedError(block, charges[block], left)
+            if len(named) != len(events):
+                raise ReservationError(f"run {run_id}: {len(named)} purposes of {len(events)}")
+            uses = {
+                block: self._accounts.run_uses(block, events, named, task) for block in distinct
+            }
             made = Reservation(self._reservations.next_id(), "run", distinct, tuple(events))
-            self._tables.append(
+            self._chain.append(
                 RunReserved,
-                self._now(),
-                self.simulated,
                 reservation=made.id,
                 run_id=run_id,
                 blocks=distinct,
                 events=made.events,
+                purposes=named,
+                task=task,
+                base_release=base_release,
+                base_sha256=base_sha256,
             )
-            self._reservations.add(made, run_id, charges, None)
+            charges = {block: sum(use.nano for use in parts) for block, parts in uses.items()}
+            self._reservations.add(made, run_id, charges, uses=uses)
             return made
 
-    def grant(self, reservation: Reservation, key: str, event: DiscreteGaussianEvent) -> Grant:
+    # --- grants and settlements -------------------------------------------------------
+
+    def grant(self, reservation: Reservation, key: str, event: PrivacyEvent) -> Grant:
         """The right to noise `event`, a part of the reservation, under the name `key`.
 
         Granted again while `key` is not settled, as after a crash, because nothing noised under
@@ -203,36 +216,13 @@ class Ledger:
         Raises:
             ReservationError: `key` is settled (resend the stored bytes), was granted for
                 another event, or the reservation's other keys hold what is asked for.
+            RecoveredBlockError: the state was lost since it was reserved: what was noised under
+                it then may have been released.
         """
-        with self._state.transaction():
-            parts = self._reservations.parts(reservation.id)
-            mine = parts.pop(key, None)
-            if mine is not None and mine.artefact_sha256 is not None:
-                raise ReservationError(f"{key!r} is settled; resend the bytes that were stored")
-            if mine is not None and mine.event != event:
-                raise ReservationError(f"{key!r} was granted for another event")
-            held = [part.event for part in parts.values()]
-            self._reservations.require(reservation)
-            if not fits(reservation.events, [*held, event]):
-                raise ReservationError(
-                    f"reservation {reservation.id} does not hold what {key!r} asks for"
-                )
-            if mine is None:
-                self._reservations.add_part(reservation.id, key, event)
-            self._forget_settled()
-            earlier = self._live.get((reservation.id, key))
-            if earlier is not None:
-                earlier.void()
-            grant = Grant(reservation.id, key, event, simulated=self.simulated)
-            self._live[reservation.id, key] = grant
-            return grant
+        return self._settling.grant(reservation, key, event)
 
     def settle(
-        self,
-        reservation: Reservation,
-        key: str,
-        artefact_sha256: str,
-        noise_kind: str,
+        self, reservation: Reservation, key: str, artefact_sha256: str, noise_kind: str
     ) -> None:
         """Record that the bytes noised under `key` are kept; joins the caller's transaction.
 
@@ -240,39 +230,13 @@ class Ledger:
 
         Raises:
             ReservationError: `key` was not granted by this process, no noise was drawn under
-                it, it is settled with other bytes, or the noise is not the system's in a real
-                ledger.
+                it, it is settled with other bytes, or the noise is not of the event's kind, or
+                not the system's in a real ledger.
+            RecoveredBlockError: the state was lost since it was reserved.
         """
-        if noise_kind not in ("os", "seeded") or (noise_kind != "os" and not self.simulated):
-            raise ReservationError(f"a real ledger does not settle {noise_kind!r} noise")
-        with self._state.transaction():
-            part = self._reservations.parts(reservation.id).get(key)
-            if part is not None and part.artefact_sha256 is not None:
-                if part.artefact_sha256 != artefact_sha256:
-                    raise ReservationError(f"{key!r} is settled with other bytes")
-                return
-            grant = self._live.get((reservation.id, key))
-            if part is None or grant is None:
-                raise ReservationError(f"{key!r} was not granted; nothing may be released under it")
-            if grant.remaining == part.event.count:
-                raise ReservationError(f"no noise was drawn under {key!r}")
-            self._tables.append(
-                Settled,
-                self._now(),
-                self.simulated,
-                reservation=reservation.id,
-                key=key,
-                event=part.event,
-                artefact_sha256=artefact_sha256,
-                noise=noise_kind,
-            )
-            self._reservations.settle_part(reservation.id, key, artefact_sha256)
-            grant.void()
+        self._settling.settle(reservation, key, artefact_sha256, noise_kind)
 
-    def settled(self, reservation: Reservation, key: str) -> str | None:
-        """SHA-256 of the bytes settled under `key`, or None while they are not."""
-        part = self._reservations.parts(reservation.id).get(key)
-        return None if part is None else part.artefact_sha256
+    # --- what changes no charge -------------------------------------------------------
 
     def exclude(self, block: int, what: Exclusion) -> None:
         """Record that the guarantee leaves out `what` of `block`; on disk when it returns.
@@ -281,7 +245,7 @@ class Ledger:
         """
         with self._state.transaction():
             if self._tables.add_exclusion(block, what):
-                self._tables.append(Excluded, self._now(), self.simulated, block=block, what=what)
+                self._chain.append(Excluded, block=block, what=what)
 
     def note_erasure(self, reason: ErasureReason, *, asked: int = 0) -> None:
         """Record that records were deleted; joins the caller's transaction, changes no charge.
@@ -296,64 +260,80 @@ class Ledger:
         """
         if asked and reason != "erasure":
             raise ValueError(f"{reason} names no record ids")
-        self._tables.append(Erased, self._now(), self.simulated, records=asked, reason=reason)
+        self._chain.append(Erased, records=asked, reason=reason)
 
-    def spending(self, block: int) -> BlockSpending:
-        """What is charged to one block, settled or not.
+    # --- a lost state -----------------------------------------------------------------
+
+    def recover(
+        self,
+        entries: Sequence[bytes],
+        witnessed: WitnessedHead,
+        present_block: int,
+        reason: RecoveryReason,
+    ) -> bool:
+        """Take up the chain that a witness kept, and let no known block spend any more.
+
+        All or nothing, and nothing the second time. What this ledger holds beyond the common
+        beginning is dropped; what its blocks had left, too.
+
+        Args:
+            entries: of this gateway, from the first one, at least as many as the head's.
+            witnessed: the head up to which the witness confirmed them. Its signatures are the
+                caller's to check.
+            present_block: the block in which records now arrive; it may be cut through, too.
+
+        Returns:
+            whether anything changed: not where this ledger goes on from these entries.
 
         Raises:
-            ReservationError: it was never opened.
-        """
-        self.policy_of(block)
-        return self._spending(block, self._reservations.training_nano(block))
-
-    def spendings(self) -> tuple[BlockSpending, ...]:
-        """What is charged to each block, in the order of blocks."""
-        with self._state.transaction():
-            totals = self._reservations.training_totals()
-            return tuple(self._spending(block, nano) for block, nano in totals.items())
-
-    def entries(self) -> tuple[bytes, ...]:
-        """All entries, oldest first: canonical JSON, each holding the hash of the one before."""
-        return tuple(self._tables.bodies())
-
-    def check_chain(self) -> None:
-        """Replay all entries and compare them with the tables.
-
-        Raises:
-            StateError: an entry or a table was changed, removed or added by other hands.
+            StateError: the entries are no chain, not this gateway's, or not the head's.
         """
         with self._state.transaction():
-            totals = replay(self._tables.bodies())
-            if (
-                totals.simulated != self.simulated
-                or totals.training_nano != self._reservations.training_totals()
-                or totals.window_nano != self._reservations.window_totals()
-                or totals.settled != self._reservations.settled_parts()
-                or totals.excluded != self._tables.exclusions()
-                or any(self.policy_of(block) != p for block, p in totals.policies.items())
-            ):
-                raise StateError(f"the tables of {self._state.path} disagree with the ledger")
+            check_chain_of(entries, witnessed.head, gateway=self._gateway, simulated=self.simulated)
+            if begins_with(self._chain, entries):
+                return False
+            known = self._tables.blocks()
+            rebuild(entries, self._chain, self._tables, self._reservations)
+            through = max((present_block, self.recovered_through, *known, *self._tables.blocks()))
+            self._chain.append(
+                Recovered,
+                through_block=through,
+                witnessed_size=witnessed.head.size,
+                witnessed_root=witnessed.head.root,
+                reason=reason,
+            )
+            self._tables.recover(through)
+            self._settling.void()
+            self._adopt()
+            return True
 
-    def _spending(self, block: int, training: int) -> BlockSpending:
-        policy = self.policy_of(block)
-        telemetry = telemetry_nano(policy)
-        return BlockSpending(
-            block=block,
-            cap_nano=cap_nano(policy),
-            telemetry_nano=telemetry,
-            training_nano=training,
-            epsilon=epsilon_of(telemetry + training, policy),
-        )
+    def _check_owner(self) -> None:
+        first = self._chain.entry(0)
+        # Entries of a later build stand at the end, as versions never fall.
+        self._chain.entry(-1)
+        if not isinstance(first, Created):
+            raise StateError(f"{self._state.path} holds a ledger without a beginning")
+        if first.simulated != self.simulated:
+            raise StateError(
+                f"{self._state.path} holds a {'simulated' if first.simulated else 'real'} "
+                "ledger; a ledger is one or the other from its creation"
+            )
+        if self._gateway is not None and first.gateway not in (None, self._gateway):
+            raise StateError(f"{self._state.path} holds the ledger of gateway {first.gateway}")
 
-    def _forget_settled(self) -> None:
-        for number, key in list(self._live):
-            part = self._reservations.parts(number).get(key)
-            if part is None or part.artefact_sha256 is not None:
-                del self._live[number, key]
+    def _adopt(self) -> None:
+        """Enter the policy where it, or who allowed it, is not what was adopted last."""
+        policy, approval = self._tables.adopted()
+        if policy == self.policy and self.approval in (None, approval):
+            return
+        self._chain.append(Adopted, policy=self.policy, approval=self.approval)
+        self._tables.adopt(self.policy, self.approval)
 
-    def _now(self) -> float:
-        now = self._clock()
-        if not math.isfinite(now):
-            raise NonFiniteValueError(f"the clock says {now}")
-        return float(now)
+
+def _check_adoptable(policy: PrivacyPolicy, approval: PolicyApproval | None) -> None:
+    check_policy(policy)
+    if approval is not None:
+        try:
+            check_approval(approval, policy)
+        except SignatureError as error:
+            raise SettingError(f"the policy's approval does not fit: {error}") from error

@@ -1,13 +1,15 @@
 """Noise, a port with two adapters: the only place where noise is drawn.
 
-Both draw from the same discrete Gaussian. Each draw takes from a grant first, so
-that nothing is noised that was not charged with exactly these parameters. Rounding
-values to the integer grid and bounding their sensitivity is the caller's part.
+Both draw from the same discrete Gaussian, and for sums over a sample from the same
+Poisson sampler and continuous Gaussian. Each draw takes from a grant first, so that
+nothing is noised that was not charged with exactly these parameters. Rounding values to
+the integer grid and bounding their sensitivity is the caller's part.
 """
 
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from fractions import Fraction
 from functools import lru_cache
@@ -20,6 +22,8 @@ from fedge.errors import ReservationError, SettingError
 from fedge.privacy.grants import Grant
 
 Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Booleans = npt.NDArray[np.bool_]
 NoiseKind = Literal["os", "seeded"]
 
 LARGEST_VALUE = 2**61
@@ -28,7 +32,7 @@ LARGEST_SIGMA2 = 2**100
 
 
 class Noise(Protocol):
-    """Draws discrete Gaussian noise under a grant.
+    """Draws noise under a grant, and samples.
 
     Attributes:
         kind: where randomness comes from; every settlement records it.
@@ -54,6 +58,39 @@ class Noise(Protocol):
                 system's randomness failed. Nothing was noised in all these cases.
         """
 
+    def poisson_sample(self, units: int, rate_ppm: int) -> Booleans:
+        """Which of `units` enter a sample, bool [units].
+
+        Each by itself, with probability `rate_ppm` millionths or a 2^-64 less; no other unit,
+        and no size that a batch should have, plays a part.
+        """
+
+    def gaussian(
+        self,
+        exact: Floats,
+        *,
+        unit: float,
+        sensitivity2: int,
+        sigma2: int,
+        rate_ppm: int,
+        grant: Grant,
+    ) -> Floats:
+        """`exact` plus independent continuous Gaussian noise of variance `sigma2` units squared.
+
+        In floating point: what is proven about it is proven up to that.
+
+        Args:
+            exact: float64, finite, any shape: a sum over a Poisson sample.
+            unit: what one step of the charged grid is worth in `exact`.
+            sensitivity2, sigma2, rate_ppm: as charged.
+            grant: loses one release.
+
+        Raises:
+            TypeError: `exact` is not a float64 array.
+            SettingError: a value is not finite, or the noise is too large.
+            ReservationError: as for `discrete_gaussian`.
+        """
+
 
 class OsNoise:
     """Exact sampling by OpenDP with the operating system's entropy: what a gateway uses."""
@@ -69,6 +106,28 @@ class OsNoise:
         grant.take(sensitivity2, sigma2, exact.size)
         noisy = np.array(draw(exact.ravel().tolist()), dtype=np.int64)
         return noisy.reshape(exact.shape)
+
+    def poisson_sample(self, units: int, rate_ppm: int) -> Booleans:
+        """See `Noise.poisson_sample`."""
+        drawn = np.frombuffer(os.urandom(8 * units), dtype="<u8")
+        chosen: Booleans = drawn < np.uint64((rate_ppm << 64) // 10**6)
+        return chosen
+
+    def gaussian(
+        self,
+        exact: Floats,
+        *,
+        unit: float,
+        sensitivity2: int,
+        sigma2: int,
+        rate_ppm: int,
+        grant: Grant,
+    ) -> Floats:
+        """See `Noise.gaussian`."""
+        _check_floats(exact, sigma2)
+        grant.take(sensitivity2, sigma2, exact.size, rate_ppm=rate_ppm)
+        noise = os_normals(exact.size) * (sigma_at_least(sigma2) * unit)
+        return exact + noise.reshape(exact.shape)
 
 
 class SeededNoise:
@@ -96,6 +155,32 @@ class SeededNoise:
             raise ReservationError("seeded noise was asked for under a real ledger's grant")
         grant.take(sensitivity2, sigma2, exact.size)
         return exact + self._draw(exact.size, sigma2).reshape(exact.shape)
+
+    def poisson_sample(self, units: int, rate_ppm: int) -> Booleans:
+        """See `Noise.poisson_sample`."""
+        return self._random.random(units) < rate_ppm / 10**6
+
+    def gaussian(
+        self,
+        exact: Floats,
+        *,
+        unit: float,
+        sensitivity2: int,
+        sigma2: int,
+        rate_ppm: int,
+        grant: Grant,
+    ) -> Floats:
+        """See `Noise.gaussian`.
+
+        Raises:
+            ReservationError: also when the grant is a real ledger's.
+        """
+        _check_floats(exact, sigma2)
+        if not grant.simulated:
+            raise ReservationError("seeded noise was asked for under a real ledger's grant")
+        grant.take(sensitivity2, sigma2, exact.size, rate_ppm=rate_ppm)
+        noise = self._random.standard_normal(exact.size) * (sigma_at_least(sigma2) * unit)
+        return exact + noise.reshape(exact.shape)
 
     def _draw(self, size: int, sigma2: int) -> Integers:
         """Rejection from a discrete Laplace (Canonne, Kamath, Steinke 2020, algorithm 3).
@@ -126,6 +211,34 @@ def _check(exact: Integers, sigma2: int) -> None:
         raise SettingError("values exceed 2^61; choose a coarser grid")
     if not 0 < sigma2 <= LARGEST_SIGMA2:
         raise SettingError(f"sigma2 is {sigma2}; it must be positive and at most 2^100")
+
+
+def _check_floats(exact: Floats, sigma2: int) -> None:
+    if not isinstance(exact, np.ndarray) or exact.dtype != np.float64:
+        raise TypeError(
+            f"exact values must be a float64 array, not {getattr(exact, 'dtype', exact)}"
+        )
+    if not np.isfinite(exact).all():
+        raise SettingError("a value is not finite")
+    if not 0 < sigma2 <= LARGEST_SIGMA2:
+        raise SettingError(f"sigma2 is {sigma2}; it must be positive and at most 2^100")
+
+
+def os_normals(size: int) -> Floats:
+    """Standard normal values from the system's entropy alone, float64 [size].
+
+    Each is the sum of four Box-Muller values over two: the low bits of a single one give away
+    what it was added to (Holohan and Braghin, "Secure Random Sampling in Differential Privacy",
+    2021, section 4).
+    """
+    pairs = 2 * size
+    drawn = np.frombuffer(os.urandom(16 * pairs), dtype="<u8").reshape(2, pairs)
+    # 53 bits each; the first never 0, whose logarithm is infinite.
+    radius = np.sqrt(-2.0 * np.log(((drawn[0] >> np.uint64(11)) + 1.0) * 2.0**-53))
+    angle = (2.0 * np.pi * 2.0**-53) * (drawn[1] >> np.uint64(11))
+    normals = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])
+    summed: Floats = normals.reshape(4, size).sum(axis=0) / 2.0
+    return summed
 
 
 @lru_cache(maxsize=16)

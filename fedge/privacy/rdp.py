@@ -9,15 +9,23 @@ the same integers. Nothing here keeps state: adding up belongs to the ledger.
 from __future__ import annotations
 
 import math
-from decimal import ROUND_FLOOR, Context, Decimal, localcontext
+from decimal import MAX_EMAX, MIN_EMIN, ROUND_FLOOR, Context, Decimal, Overflow, localcontext
 from fractions import Fraction
+from functools import lru_cache
 
 from fedge.errors import SettingError, UnknownEventError
-from fedge.records import DiscreteGaussianEvent, PrivacyPolicy
+from fedge.records import (
+    DiscreteGaussianEvent,
+    PoissonGaussianEvent,
+    PrivacyEvent,
+    PrivacyPolicy,
+)
 
 NANO = 10**9
 LARGEST_ALPHA = 1024
 _DIGITS = Context(prec=60)
+_PPM = 10**6
+_PRECISIONS = (60, 120, 240, 480)
 
 
 def conversion(alpha: int, delta: float) -> float:
@@ -53,17 +61,90 @@ def telemetry_nano(policy: PrivacyPolicy) -> int:
     return math.ceil(NANO * policy.alpha * Fraction(policy.telemetry_rho))
 
 
-def event_nano(event: DiscreteGaussianEvent, alpha: int) -> int:
-    """Nano-RDP at `alpha` of all releases of `event`, rounded up once; exact integers only.
+def event_nano(event: PrivacyEvent, alpha: int) -> int:
+    """Nano-RDP at `alpha` of all releases of `event`, rounded up once.
 
-    One release is rho = sensitivity2 / (2 sigma2) zCDP, which is alpha * rho at order alpha.
+    A discrete Gaussian release is rho = sensitivity2 / (2 sigma2) zCDP, which is alpha * rho at
+    order alpha: exact integers only. A Poisson sampled Gaussian costs
+
+        log(sum over k of C(alpha, k) (1-q)^(alpha-k) q^k exp(k (k-1) / (2 z^2))) / (alpha - 1)
+
+    with z^2 = sigma2 / sensitivity2 (Mironov, Talwar, Zhang, "Renyi Differential Privacy of the
+    Sampled Gaussian Mechanism", 2019, section 3.3), rounded as if it had been known exactly.
 
     Raises:
-        UnknownEventError: `event` is no mechanism that is priced here.
+        UnknownEventError: `event` is no mechanism that is priced here, or adds so little noise
+            that its price is beyond all numbers.
+        SettingError: `alpha` < 2.
     """
-    if type(event) is not DiscreteGaussianEvent:
-        raise UnknownEventError(f"no price is known for {type(event).__name__}")
-    return -(-NANO * alpha * event.count * event.sensitivity2 // (2 * event.sigma2))
+    if alpha < 2:
+        raise SettingError(f"the order is {alpha}, it must be at least 2")
+    if type(event) is DiscreteGaussianEvent:
+        return -(-NANO * alpha * event.count * event.sensitivity2 // (2 * event.sigma2))
+    if type(event) is PoissonGaussianEvent:
+        noise = Fraction(event.sensitivity2, event.sigma2)
+        return _poisson_nano(event.rate_ppm, noise, event.count, alpha)
+    raise UnknownEventError(f"no price is known for {type(event).__name__}")
+
+
+def smallest_poisson_sigma2(
+    *, rate_ppm: int, sensitivity2: int, count: int, alpha: int, nano: int
+) -> int:
+    """The smallest integer variance whose `count` Poisson sampled releases cost at most `nano`.
+
+    Raises:
+        SettingError: `nano` is not positive: every release costs something.
+    """
+    if nano < 1:
+        raise SettingError(f"{nano} nano-RDP pay for no release")
+
+    def fits(sigma2: int) -> bool:
+        try:
+            return _poisson_nano(rate_ppm, Fraction(sensitivity2, sigma2), count, alpha) <= nano
+        except UnknownEventError:
+            return False
+
+    enough = 1
+    while not fits(enough):
+        enough *= 2
+    too_little = enough // 2
+    while enough - too_little > 1:
+        middle = (enough + too_little) // 2
+        enough, too_little = (middle, too_little) if fits(middle) else (enough, middle)
+    return enough
+
+
+@lru_cache(maxsize=4096)
+def _poisson_nano(rate_ppm: int, inverse_z2: Fraction, count: int, alpha: int) -> int:
+    """See `event_nano`; computed again with more digits until the rounding is beyond doubt."""
+    for digits in _PRECISIONS:
+        with localcontext(Context(prec=digits, Emax=MAX_EMAX, Emin=MIN_EMIN, traps=[Overflow])):
+            try:
+                one = _poisson_rdp(rate_ppm, inverse_z2, alpha)
+            except Overflow as error:
+                raise UnknownEventError("the price of so little noise is unknown") from error
+            # Each of the alpha terms and few steps around them is off by less than one digit.
+            slack = (1 + one) * (100 * alpha * alpha) * Decimal(10) ** -digits
+            low, high = (_nano_above(value, count) for value in (one - slack, one + slack))
+            if low == high:
+                return high
+    return high
+
+
+def _nano_above(rdp: Decimal, count: int) -> int:
+    """At least 1: what is released costs something, however small."""
+    return max(1, math.ceil(rdp * count * NANO))
+
+
+def _poisson_rdp(rate_ppm: int, inverse_z2: Fraction, alpha: int) -> Decimal:
+    """RDP of one release, in the present decimal context."""
+    half = Decimal(inverse_z2.numerator) / (2 * Decimal(inverse_z2.denominator))
+    rest = _PPM - rate_ppm
+    total = Decimal(0)
+    for k in range(alpha + 1):
+        weight = math.comb(alpha, k) * rest ** (alpha - k) * rate_ppm**k
+        total += Decimal(weight) * (k * (k - 1) * half).exp()
+    return (total / Decimal(_PPM**alpha)).ln() / (alpha - 1)
 
 
 def epsilon_of(nano: int, policy: PrivacyPolicy) -> float:

@@ -11,11 +11,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from fedge.errors import ReservationError
-from fedge.records import DiscreteGaussianEvent, canonical
+from fedge.privacy.quotas import Use
+from fedge.records import PrivacyEvent, canonical
 from fedge.statefile import StateFile
 
 ReservationKind = Literal["window", "run"]
+_EVENT: TypeAdapter[PrivacyEvent] = TypeAdapter(PrivacyEvent)
 
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS ledger_reservations (id INTEGER PRIMARY KEY, kind TEXT NOT NULL,"
@@ -30,7 +34,17 @@ _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS ledger_parts ("
     " reservation INTEGER NOT NULL REFERENCES ledger_reservations, key TEXT NOT NULL,"
     " event BLOB NOT NULL, artefact TEXT, PRIMARY KEY (reservation, key))",
+    "CREATE TABLE IF NOT EXISTS ledger_uses ("
+    " reservation INTEGER NOT NULL REFERENCES ledger_reservations,"
+    " block INTEGER NOT NULL REFERENCES ledger_blocks,"
+    " purpose TEXT NOT NULL, task TEXT NOT NULL, nano INTEGER NOT NULL,"
+    " PRIMARY KEY (reservation, block, purpose, task)) WITHOUT ROWID",
+    "CREATE INDEX IF NOT EXISTS ledger_uses_of_blocks ON ledger_uses (block)",
+    # Runs that an earlier build reserved named no purpose: all of it was training.
+    "INSERT INTO ledger_uses SELECT reservation, block, 'training', '', nano FROM ledger_charges"
+    " WHERE window IS NULL AND reservation NOT IN (SELECT reservation FROM ledger_uses)",
 )
+_TABLES = ("parts", "uses", "charges", "reservations")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +61,7 @@ class Reservation:
     id: int
     kind: ReservationKind
     blocks: tuple[int, ...]
-    events: tuple[DiscreteGaussianEvent, ...]
+    events: tuple[PrivacyEvent, ...]
 
     @property
     def content(self) -> bytes:
@@ -60,7 +74,7 @@ class Reservation:
 class Part:
     """A granted part of a reservation; `artefact_sha256` is None until it is settled."""
 
-    event: DiscreteGaussianEvent
+    event: PrivacyEvent
     artefact_sha256: str | None
 
 
@@ -71,12 +85,18 @@ class Reservations:
         self._state = state
         state.ensure(*_SCHEMA)
 
+    def clear(self) -> None:
+        """Forget everything."""
+        with self._state.transaction() as db:
+            for table in _TABLES:
+                db.execute(f"DELETE FROM ledger_{table}")
+
     def find(
         self,
         kind: ReservationKind,
         subject: str,
         blocks: tuple[int, ...],
-        events: Sequence[DiscreteGaussianEvent],
+        events: Sequence[PrivacyEvent],
     ) -> Reservation | None:
         """What was reserved under this name before; None if nothing was.
 
@@ -103,9 +123,20 @@ class Reservations:
         return int(number)
 
     def add(
-        self, reservation: Reservation, subject: str, charges: Mapping[int, int], window: int | None
+        self,
+        reservation: Reservation,
+        subject: str,
+        charges: Mapping[int, int],
+        *,
+        window: int | None = None,
+        uses: Mapping[int, Sequence[Use]] | None = None,
     ) -> None:
-        """Keep a reservation and its charges in nano-RDP by block."""
+        """Keep a reservation and its charges in nano-RDP by block.
+
+        Args:
+            window: which the reservation is about, if it is about one.
+            uses: a run's charges again, apart by purpose; one for each purpose at most.
+        """
         with self._state.transaction() as db:
             db.execute(
                 "INSERT INTO ledger_reservations VALUES (?, ?, ?, ?)",
@@ -114,6 +145,14 @@ class Reservations:
             db.executemany(
                 "INSERT INTO ledger_charges VALUES (?, ?, ?, ?)",
                 [(reservation.id, block, window, nano) for block, nano in charges.items()],
+            )
+            db.executemany(
+                "INSERT INTO ledger_uses VALUES (?, ?, ?, ?, ?)",
+                [
+                    (reservation.id, block, use.purpose, use.task, use.nano)
+                    for block, parts in (uses or {}).items()
+                    for use in parts
+                ],
             )
 
     def require(self, reservation: Reservation) -> None:
@@ -147,6 +186,15 @@ class Reservations:
         )
         return {int(block): int(nano) for block, nano in rows}
 
+    def uses(self, block: int) -> list[Use]:
+        """What runs took of `block`, apart by purpose and task."""
+        rows = self._state.rows(
+            "SELECT purpose, task, SUM(nano) FROM ledger_uses WHERE block = ?"
+            " GROUP BY purpose, task",
+            block,
+        )
+        return [Use(str(purpose), str(task), int(nano)) for purpose, task, nano in rows]
+
     def window_nano(self, window: int) -> int:
         """What is reserved about `window`."""
         ((nano,),) = self._state.rows(
@@ -173,10 +221,7 @@ class Reservations:
         rows = self._state.rows(
             "SELECT key, event, artefact FROM ledger_parts WHERE reservation = ?", number
         )
-        return {
-            key: Part(DiscreteGaussianEvent.from_bytes(event), artefact)
-            for key, event, artefact in rows
-        }
+        return {key: Part(_EVENT.validate_json(event), artefact) for key, event, artefact in rows}
 
     def settled_parts(self) -> dict[tuple[int, str], str]:
         """Artefact hashes of all settled parts, by reservation and key."""
@@ -185,7 +230,7 @@ class Reservations:
         )
         return {(int(number), str(key)): str(artefact) for number, key, artefact in rows}
 
-    def add_part(self, number: int, key: str, event: DiscreteGaussianEvent) -> None:
+    def add_part(self, number: int, key: str, event: PrivacyEvent) -> None:
         """Keep a granted part."""
         with self._state.transaction() as db:
             db.execute(

@@ -189,18 +189,23 @@ def count_cells(stream: CategoricalStream, values: Values) -> NDArray[np.int64]:
     return np.bincount(cells, minlength=others + 1).astype(np.int64)
 
 
-def window_event(reference: Reference, rho: float) -> DiscreteGaussianEvent:
+def window_event(reference: Reference, rho: float, max_records: int = 1) -> DiscreteGaussianEvent:
     """The one release that a window's whole vector of counts is, for a charge of at most `rho`.
 
     The variance is the same for all streams and the smallest integer that keeps
     sensitivity2 / (2 sigma2) <= rho, in exact arithmetic.
+
+    Args:
+        max_records: records of one subject that count in a block. With k of them in a window
+            its vector moves k times as far. A subject's windows together stay within the charge
+            of one that holds all m: sum k^2 <= (sum k)^2 <= m^2.
 
     Raises:
         SettingError: `rho` is not a positive number.
     """
     if not (math.isfinite(rho) and rho > 0):
         raise SettingError(f"need rho > 0 for a window's report, got {rho}")
-    total = sum(sensitivity2(stream) for stream in reference.streams)
+    total = max_records**2 * sum(sensitivity2(stream) for stream in reference.streams)
     return DiscreteGaussianEvent(
         sensitivity2=total,
         sigma2=math.ceil(Fraction(total) / (2 * Fraction(rho))),

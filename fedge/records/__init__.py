@@ -18,6 +18,11 @@ from fedge.records.base import (
     canonical,
     sha256_hex,
 )
+from fedge.records.evidence import (
+    AuditedCase,
+    AuditEvidence,
+    AuditKind,
+)
 from fedge.records.privacy import (
     PUBLIC_BY_DESIGN,
     BlockLength,
@@ -57,7 +62,7 @@ from fedge.records.reports import (
 from fedge.records.runs import (
     AdapterKind,
     AdapterUpdate,
-    PairedCounts,
+    PairedDifference,
     Participant,
     RoundRequest,
     RunResult,
@@ -94,6 +99,9 @@ __all__ = [
     "AdapterKind",
     "AdapterUpdate",
     "AuditBatch",
+    "AuditEvidence",
+    "AuditKind",
+    "AuditedCase",
     "BlockLength",
     "BlockSpending",
     "CategoricalFeature",
@@ -114,7 +122,7 @@ __all__ = [
     "NumericStream",
     "NumericType",
     "OodCalibration",
-    "PairedCounts",
+    "PairedDifference",
     "Participant",
     "PoissonGaussianEvent",
     "PolicyApproval",

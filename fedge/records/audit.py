@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from fedge.errors import RecordError
-from fedge.records.base import Count, Record
+from fedge.records.base import Count, Record, Versioned
+from fedge.records.witness import SignedHead
 
 LostKind = Literal["audit", "gap", "labels", "report", "status"]
 """Kinds of envelope that wait in a spool to be pushed, and may be given up there."""
@@ -60,12 +61,20 @@ class GapRecord(Record):
         )
 
 
-class AuditHead(Record):
-    """The first line of an audit batch: which entries follow."""
+class AuditHead(Versioned):
+    """The first line of an audit batch: which entries follow.
 
-    schema_version: Literal[1] = 1
+    Attributes:
+        head: the gateway's signed head of the ledger whose last entry is the batch's last; None
+            where an earlier version wrote the batch.
+    """
+
+    since: ClassVar[dict[str, int]] = {"head": 2}
+
+    schema_version: Literal[1, 2] = 2
     first_seq: Count
     entries: int = Field(gt=0, lt=2**31)
+    head: SignedHead | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +84,12 @@ class AuditBatch:
     Attributes:
         first_seq: the first entry's number in the ledger; the others count on from it.
         entries: canonical JSON, one entry each, at least one.
+        head: of the ledger as it stood with the last of them; None if nobody signed one.
     """
 
     first_seq: int
     entries: Sequence[bytes]
+    head: SignedHead | None = None
 
     @property
     def last_seq(self) -> int:
@@ -86,7 +97,7 @@ class AuditBatch:
 
     def to_bytes(self) -> bytes:
         """Lines: an `AuditHead`, then each entry. Canonical JSON holds no line break."""
-        head = AuditHead(first_seq=self.first_seq, entries=len(self.entries))
+        head = AuditHead(first_seq=self.first_seq, entries=len(self.entries), head=self.head)
         return b"\n".join((head.to_bytes(), *self.entries))
 
     @classmethod
@@ -100,4 +111,4 @@ class AuditBatch:
         head = AuditHead.from_bytes(first)
         if head.entries != len(entries):
             raise RecordError(f"audit batch: {head.entries} entries announced, {len(entries)} came")
-        return cls(head.first_seq, tuple(entries))
+        return cls(head.first_seq, tuple(entries), head.head)

@@ -86,6 +86,9 @@ class GatewayStatus(Record):
         spool_dropped: envelopes that the spool's quota pushed out; gap records name them.
         spool_gaps: gap records that still wait to be pushed.
         spool_corrupt: envelopes whose stored bytes were damaged, set aside unsent.
+        ledger_entries: how many entries its ledger has; None in statuses of earlier versions.
+        ledger_standing: whether the ledger follows from what the coordinator confirmed; nothing
+            content-derived is sent while it does not, or while that is not known.
     """
 
     release: int = Field(ge=0)
@@ -107,6 +110,8 @@ class GatewayStatus(Record):
     spool_dropped: Count
     spool_gaps: Count = 0
     spool_corrupt: Count = 0
+    ledger_entries: Count | None = None
+    ledger_standing: Literal["unknown", "in-step", "out-of-step"] = "unknown"
     worker_restarts: Count
     blocks: tuple[BlockSpending, ...] = Field(max_length=64)
     at: float = Field(ge=0)

@@ -81,6 +81,7 @@ class LedgerStanding(Record):
         next_window: one more than the largest window that was reported.
     """
 
+    schema_version: Literal[1] = 1
     gateway: Fingerprint
     witnessed: WitnessedHead | None
     entries: Count

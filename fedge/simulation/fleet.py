@@ -16,6 +16,7 @@ import numpy as np
 from fedge.config import DriftSettings, TrainingSettings
 from fedge.drift.fleet.monitor import FleetAssessment, assess
 from fedge.errors import FedgeError, GateFailedError, RunFailedError, SettingError
+from fedge.identity import Identity
 from fedge.learning.planning import plan_training
 from fedge.privacy.policy import new_policy
 from fedge.records import BlockLength, PrivacyPolicy, Reference, RunResult, sha256_hex
@@ -32,10 +33,12 @@ from fedge_flows.alerts import Alert
 from fedge_flows.monitor import Actions, Monitored, monitor
 from fedge_flows.progress import Announcer, Claims
 from fedge_flows.retrain import initial_vector
+from fedge_server.app import status_of
 from fedge_server.database import Database
 from fedge_server.facts import Facts
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
+from fedge_server.ledgers import Ledgers, read_ledger
 from fedge_server.objects import ObjectStore
 from fedge_server.round_files import RunFiles
 from fedge_server.rounds import GridExchange, conduct
@@ -125,7 +128,11 @@ class SimulatedFleet:
         self._shelf = Shelf()
         self._released: dict[int, tuple[Path, str]] = {}
         ingest = Ingest(
-            self._database, self.clock, max_payload_bytes=MAX_REPORT_BYTES, simulated=True
+            self._database,
+            self.clock,
+            Identity.from_seed(np.random.default_rng([options.seed, 3]).bytes(32)),
+            max_payload_bytes=MAX_REPORT_BYTES,
+            simulated=True,
         )
         claims = Claims(folder / "claims")
         self._announcer = Announcer(_Silent(), folder / "sent", claims, self.clock)
@@ -135,7 +142,7 @@ class SimulatedFleet:
             window_slots=options.window_slots,
             label_watermark_windows=options.label_watermark_windows,
             shelf=self._shelf,
-            post=lambda envelope: _status_of(ingest, envelope),
+            post=_Line(ingest, Ledgers(self._database)),
             clock=self.clock,
         )
         self.gateways = [
@@ -273,10 +280,19 @@ class SimulatedFleet:
         return manifest.counter
 
 
-def _status_of(ingest: Ingest, envelope: bytes) -> int:
-    """What the coordinator would answer to this envelope."""
-    try:
-        ingest.accept(envelope)
-    except FedgeError:
-        return 400
-    return 200
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """The way to a coordinator in the same process; see `fedge_client.agent.post.Post`."""
+
+    ingest: Ingest
+    ledgers: Ledgers
+
+    def __call__(self, envelope: bytes) -> int:
+        try:
+            self.ingest.accept(envelope)
+        except FedgeError as error:
+            return status_of(error)
+        return 200
+
+    def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        return read_ledger(self.ledgers, path)

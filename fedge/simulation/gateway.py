@@ -31,6 +31,7 @@ from fedge.serving.ring_file import RowLayout
 from fedge.tasks.code import TaskCode
 from fedge_client.agent.agent import Agent, Ports
 from fedge_client.agent.courier_port import answer_request
+from fedge_client.agent.post import Post
 from fedge_client.frames import AgentAnswer
 
 Inputs = npt.NDArray[np.float32]
@@ -116,7 +117,7 @@ class InProcessTrainer:
         """See `Trainer.round`."""
         return self._session.round(vector, grant)
 
-    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
+    def evaluate(self, vector: Vector, grant: Grant) -> int:
         """See `Trainer.evaluate`."""
         return self._session.evaluate(vector, grant)
 
@@ -133,7 +134,7 @@ class GatewayOptions:
     window_slots: int
     label_watermark_windows: int
     shelf: Shelf
-    post: Callable[[bytes], int]
+    post: Post
     clock: Callable[[], float]
 
 

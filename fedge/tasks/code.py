@@ -80,6 +80,18 @@ class TaskCode(Protocol):
         """A whole model trained on clean public rows; the same for the same seed and machine."""
 
 
+@runtime_checkable
+class FaultFamily(Protocol):
+    """What a task may add: public rows under a single fault, for studies on public data."""
+
+    def faulted_rows(self, seed: int, rows: int) -> tuple[Floats, Integers]:
+        """Public rows under one fault of the public family, float32 [rows, ...] and int64 [rows].
+
+        Another seed is another fault. Rows of one origin stand together, so that a split by
+        position keeps origins apart.
+        """
+
+
 def load_task_code(name: str) -> TaskCode:
     """Import a code part.
 

@@ -130,6 +130,14 @@ class DigitsTask:
             faulted_labels=labels,
         )
 
+    def faulted_rows(self, seed: int, rows: int) -> tuple[Images, npt.NDArray[np.int64]]:
+        """See `FaultFamily.faulted_rows`; each glyph is captured as often as needed."""
+        rng = np.random.default_rng([_PUBLIC_SEED, seed])
+        public = glyphs("public")
+        order = np.repeat(rng.permutation(len(public)), -(-rows // len(public)))[:rows]
+        images = capture(public.images[order], rng, _family_fault(rng))
+        return images[:, None], public.labels[order]
+
     def base_weights(self, seed: int) -> Weights:
         """See `TaskCode.base_weights`; takes a few seconds on one core."""
         from fedge.tasks.digits_model import train_base

@@ -1,7 +1,7 @@
 """Everything `prefect work-pool create` and `prefect deploy --all` do, in one command.
 
-`prefect.yaml` stays the one description of the deployments; the only thing replaced in it
-is the monitor's interval, by the one in `server.toml`. Run again, it changes nothing.
+`prefect.yaml` stays the one description of the deployments; all that is replaced in it are the
+intervals of monitor and compliance, by those in `server.toml`. Run again, it changes nothing.
 """
 
 from __future__ import annotations
@@ -25,15 +25,17 @@ from fedge_flows.local import WORK_POOL
 from fedge_flows.ports import process_environment
 from fedge_flows.roles import server_settings
 
+DAY_S = 86_400.0
 
-def deploy(monitor_interval_s: float) -> None:
+
+def deploy(monitor_interval_s: float, compliance_interval_s: float = DAY_S) -> None:
     """Create work pool, deployments, schedule and triggers on the server of PREFECT_API_URL.
 
     Raises:
         OutboundError: the server cannot be reached or refused something.
     """
     _create_work_pool()
-    description = deployments(monitor_interval_s)
+    description = deployments(monitor_interval_s, compliance_interval_s)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "prefect.yaml"
         file.write_text(yaml.safe_dump(description, sort_keys=False))
@@ -44,13 +46,13 @@ def deploy(monitor_interval_s: float) -> None:
         raise OutboundError(f"prefect deploy failed: {(done.stderr or done.stdout).strip()}")
 
 
-def deployments(monitor_interval_s: float) -> dict[str, Any]:
-    """The content of `prefect.yaml` with the monitor's interval replaced."""
+def deployments(monitor_interval_s: float, compliance_interval_s: float = DAY_S) -> dict[str, Any]:
+    """The content of `prefect.yaml` with the intervals of monitor and compliance replaced."""
     content: dict[str, Any] = yaml.safe_load((files("fedge_flows") / "prefect.yaml").read_text())
+    intervals = {"monitor": monitor_interval_s, "compliance": compliance_interval_s}
     for deployment in content["deployments"]:
-        if deployment["name"] == "monitor":
-            for schedule in deployment["schedules"]:
-                schedule["interval"] = monitor_interval_s
+        for schedule in deployment.get("schedules", ()):
+            schedule["interval"] = intervals.get(deployment["name"], schedule["interval"])
     return content
 
 
@@ -70,9 +72,10 @@ def _create_work_pool() -> None:
 
 
 def main() -> int:
-    """Deploy with the interval of FEDGE_SERVER_CONFIG. Exit status 0, or 1 with a message."""
+    """Deploy with the intervals of FEDGE_SERVER_CONFIG. Exit status 0, or 1 with a message."""
     try:
-        deploy(server_settings(process_environment).monitor_interval_s)
+        settings = server_settings(process_environment)
+        deploy(settings.monitor_interval_s, settings.compliance.interval_s)
     except FedgeError as error:
         print(f"fedge: {error}", file=sys.stderr)
         return 1

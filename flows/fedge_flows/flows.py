@@ -53,3 +53,11 @@ def renew_flow() -> None:
     """Sign the release repository's dates again, before gateways refuse them as expired."""
     with open_context("publisher", PrefectBus()) as context:
         context.renew()
+
+
+@flow(name="compliance", **_OPTIONS)  # type: ignore[call-overload,untyped-decorator]
+def compliance_flow() -> str | None:
+    """Report on the privacy ledgers; fails where they are rejected. Answers the folder."""
+    with open_context("server", PrefectBus()) as context:
+        made = context.compliance()
+        return None if made is None else str(made.folder)

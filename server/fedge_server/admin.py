@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -12,11 +11,14 @@ from fedge.delivery.repository import ReleaseRepository
 from fedge.drift.fleet.interventions import Intervention
 from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError
-from fedge.privacy.policy import read_policy
+from fedge.privacy.approval import copy_policy, read_policy_and_approval
+from fedge_server.alerts import alert_troubles
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet, FleetState, Gateway
 from fedge_server.interventions import InterventionLog
+from fedge_server.ledger_report import LedgersState, ledgers_state
 from fedge_server.verdicts import FleetStanding, fleet_standing
+from fedge_server.witness import open_witness
 
 Toml = dict[str, object]
 
@@ -36,7 +38,7 @@ def init_server(
     whose `releases/metadata/1.root.json` under the data folder is what gateways are given.
 
     Args:
-        policy: the fleet's privacy policy, checked and copied.
+        policy: the fleet's privacy policy, checked and copied, and its approval.
         offline_keys: where the root and targets keys go, which no process reads;
             `offline-keys` in `folder` unless given. Carry them away.
         settings: further keys of `server.toml`, tables as dictionaries.
@@ -46,11 +48,11 @@ def init_server(
     """
     if (folder / "server.toml").exists():
         raise SettingError(f"{folder} already holds a server; choose another folder")
-    read_policy(policy)
+    read_policy_and_approval(policy)
     values: Toml = {"data_dir": "data", "policy": "policy.toml", **(settings or {})}
     checked = ServerSettings.parse(values, folder.resolve(), "server.toml")
     make_folder(folder)
-    shutil.copyfile(policy, folder / "policy.toml")
+    copy_policy(policy, folder / "policy.toml")
     make_folder(checked.data_dir)
     keys = KeyFiles.create(offline=offline_keys or folder / "offline-keys", online=folder / "keys")
     ReleaseRepository.create(checked.releases_dir, keys, [checked.family])
@@ -78,10 +80,23 @@ def fleet_state(settings: ServerSettings) -> FleetState:
         return Fleet(database, time.time).state()
 
 
+def ledgers(settings: ServerSettings) -> LedgersState:
+    """How the gateways' ledgers stand, also while no coordinator runs."""
+    witness = open_witness(settings).public_key
+    with Database(settings.database) as database:
+        return ledgers_state(database, witness, time.time())
+
+
+def troubles(settings: ServerSettings) -> tuple[str, ...]:
+    """What is wrong at the centre itself, in words; see `alert_troubles`."""
+    with Database(settings.database) as database:
+        return alert_troubles(settings, database)
+
+
 def standing(settings: ServerSettings) -> FleetStanding:
     """How the fleet stands by the verdicts stored last, also while no coordinator runs."""
     with Database(settings.database) as database:
-        return fleet_standing(settings, database)
+        return fleet_standing(settings, database, time.time())
 
 
 def lift_hold(settings: ServerSettings, gateway: str, *, by: str, reason: str) -> Intervention:

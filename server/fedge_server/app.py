@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Annotated, TypeVar
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -32,10 +34,15 @@ from fedge.records import Record
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
+from fedge_server.ledgers import Ledgers
 from fedge_server.releases import ReleaseFiles
 from fedge_server.verdicts import fleet_standing
+from fedge_server.witness import open_witness
 
 log = logging.getLogger(__name__)
+
+RecordT = TypeVar("RecordT", bound=Record)
+EntryNumber = Annotated[int, Query(alias="from", ge=0, lt=2**53)]
 
 STATUSES: tuple[tuple[type[FedgeError], int], ...] = (
     (EnvelopeTooLargeError, 413),
@@ -51,15 +58,19 @@ STATUSES: tuple[tuple[type[FedgeError], int], ...] = (
 
 
 def create_app(settings: ServerSettings, database: Database, clock: Callable[[], float]) -> FastAPI:
-    """The application on an open database.
+    """The application on an open database; makes the witness key where there is none yet.
 
     Args:
         settings: for the size limit and the release repository's folder.
         clock: seconds since the epoch.
+
+    Raises:
+        SettingError: the witness key cannot be read or made.
     """
     app = FastAPI(title="fedge coordinator", docs_url=None, redoc_url=None, openapi_url=None)
-    ingest = Ingest(database, clock, max_payload_bytes=settings.max_report_bytes)
-    fleet = Fleet(database, clock)
+    witness = open_witness(settings)
+    ingest = Ingest(database, clock, witness, max_payload_bytes=settings.max_report_bytes)
+    fleet, ledgers = Fleet(database, clock), Ledgers(database)
 
     @app.post("/v1/envelopes")
     async def post_envelope(request: Request) -> Response:
@@ -73,13 +84,27 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
     @app.get("/v1/gateways/{fingerprint}")
     def get_gateway(fingerprint: str) -> Response:
         detail = fleet.detail(fingerprint)
-        if detail is None:
-            raise HTTPException(404, "no such gateway is admitted")
-        return _answer(detail)
+        return _answer(_admitted(detail))
+
+    @app.get("/v1/witness")
+    def get_witness() -> Response:
+        return JSONResponse({"public_key": witness.public_key.hex()})
+
+    @app.get("/v1/ledgers/{gateway}")
+    def get_ledger(gateway: str) -> Response:
+        return _answer(_admitted(ledgers.standing(gateway)))
+
+    @app.get("/v1/ledgers/{gateway}/entries")
+    def get_entries(gateway: str, first: EntryNumber = 0) -> Response:
+        _admitted(ledgers.standing(gateway))
+        page = ledgers.page(gateway, first)
+        if page is None:
+            return Response(status_code=204)
+        return Response(page.to_bytes(), media_type="application/octet-stream")
 
     @app.get("/v1/verdicts")
     def get_verdicts() -> Response:
-        return _answer(fleet_standing(settings, database))
+        return _answer(fleet_standing(settings, database, clock()))
 
     @app.get("/health")
     def get_health() -> Response:
@@ -89,12 +114,19 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
     app.add_exception_handler(FedgeError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(ClientDisconnect, _refuse_disconnected)
+    app.add_exception_handler(RequestValidationError, _refuse_arguments)
     return app
 
 
 def status_of(error: FedgeError) -> int:
     """The HTTP status that tells a sender about `error`."""
     return next((status for kind, status in STATUSES if isinstance(error, kind)), 500)
+
+
+def _admitted(found: RecordT | None) -> RecordT:
+    if found is None:
+        raise HTTPException(404, "no such gateway is admitted")
+    return found
 
 
 def _answer(record: Record) -> Response:
@@ -129,6 +161,10 @@ def _refuse_http(_request: Request, error: Exception) -> Response:
     if not isinstance(error, HTTPException):
         raise error
     return JSONResponse({"error": error.detail}, error.status_code, error.headers)
+
+
+def _refuse_arguments(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "an argument is not as it must be"}, 400)
 
 
 def _refuse_disconnected(_request: Request, _error: Exception) -> Response:

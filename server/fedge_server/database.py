@@ -21,7 +21,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from fedge.errors import SettingError, StateError
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest migration. Kept here so that a start on a current file needs no alembic."""
 
 BUSY_TIMEOUT_S = 30.0

@@ -24,7 +24,7 @@ from fedge.errors import (
     UnknownKeyError,
     WindowConflictError,
 )
-from fedge.identity import MAGIC, MAX_HEADER_BYTES, Envelope, EnvelopeKind
+from fedge.identity import MAGIC, MAX_HEADER_BYTES, Envelope, EnvelopeKind, Identity
 from fedge.privacy.entries import FIRST_HASH, AnyEntry, Created, read_entry
 from fedge.profiles.wire import decode_report
 from fedge.records import (
@@ -37,6 +37,7 @@ from fedge.records import (
 from fedge_server.database import Database
 from fedge_server.fleet import read_stored_audit
 from fedge_server.tables import envelopes, gateways
+from fedge_server.witness import Witness, keep_refusal
 
 ENVELOPE_BYTES = len(MAGIC) + 2 + MAX_HEADER_BYTES + 64
 """Most that an envelope adds to its payload."""
@@ -50,12 +51,14 @@ class Subject:
         window: that it reports.
         labels_window: whose labelled errors it reports.
         entries: of the gateway's ledger, read and checked against one another.
+        batch: the same as they came, with the head over them.
         given_up: how many envelopes it says will never come.
     """
 
     window: int | None = None
     labels_window: int | None = None
     entries: tuple[AnyEntry, ...] = ()
+    batch: AuditBatch | None = None
     given_up: int | None = None
 
 
@@ -100,7 +103,7 @@ def _read_audit(payload: bytes, simulated: bool) -> Subject:
         if entries and entry.previous != entries[-1].hash:
             raise RecordError(f"audit batch: entry {seq} does not follow from the one before it")
         entries.append(entry)
-    return Subject(entries=tuple(entries))
+    return Subject(entries=tuple(entries), batch=batch)
 
 
 READERS: Mapping[EnvelopeKind, Reader] = {
@@ -119,6 +122,7 @@ class Ingest:
     Args:
         database: where admitted keys are looked up and envelopes are appended.
         clock: seconds since the epoch, for the time of arrival.
+        witness: confirms the heads of gateways' ledgers.
         max_payload_bytes: a larger payload is refused unread.
         simulated: takes simulated envelopes and nothing else; a real coordinator takes none.
     """
@@ -127,11 +131,13 @@ class Ingest:
         self,
         database: Database,
         clock: Callable[[], float],
+        witness: Identity,
         *,
         max_payload_bytes: int,
         simulated: bool = False,
     ) -> None:
         self._database, self._clock, self._simulated = database, clock, simulated
+        self._witness = Witness(witness, clock)
         self.max_bytes = max_payload_bytes + ENVELOPE_BYTES
 
     def accept(self, data: bytes) -> Receipt:
@@ -145,17 +151,23 @@ class Ingest:
             SignatureError: the signature does not fit.
             SequenceConflictError: the number is stored for another payload.
             WindowConflictError: the window is stored under another number.
-            AuditConflictError: other ledger entries are stored under these numbers, or stored
-                ones do not follow from these.
+            AuditConflictError: other ledger entries are stored under these numbers, stored ones
+                do not follow from these, or the head over them is wrong. Kept as a refusal.
             StateError: the database does not answer; nothing was stored, send again later.
         """
         if len(data) > self.max_bytes:
             raise EnvelopeTooLargeError(self.max_bytes)
         envelope = Envelope.from_bytes(data)
         reader = self._reader(envelope)
-        envelope.verify(self._public_key(envelope.header.gateway))
+        public_key = self._public_key(envelope.header.gateway)
+        envelope.verify(public_key)
         # Only bytes of an admitted sender come as far as the parsers of payloads.
-        self._store(envelope, reader(envelope.payload, envelope.header.simulated))
+        subject = reader(envelope.payload, envelope.header.simulated)
+        try:
+            self._store(envelope, subject, public_key)
+        except AuditConflictError as error:
+            keep_refusal(self._database, error, self._clock())
+            raise
         header = envelope.header
         return Receipt(gateway=header.gateway, seq=header.seq, payload_sha256=header.payload_sha256)
 
@@ -180,18 +192,28 @@ class Ingest:
             raise UnknownKeyError(gateway)
         return bytes.fromhex(found)
 
-    def _store(self, envelope: Envelope, subject: Subject) -> None:
+    def _store(self, envelope: Envelope, subject: Subject, public_key: bytes) -> None:
         for last_try in (False, True):
             try:
                 with self._database.writing() as connection:
                     if not _stored(connection, envelope, subject):
                         connection.execute(insert(envelopes).values(self._row(envelope, subject)))
+                        self._take_ledger(connection, envelope, subject, public_key)
                 return
             except IntegrityError as error:
                 # Another process stored the number between our look and our insert (SQLite's
                 # write lock rules that out, Postgres does not): look again.
                 if last_try:
                     raise StateError(f"the envelope log refuses a row: {error.orig}") from error
+
+    def _take_ledger(
+        self, connection: Connection, envelope: Envelope, subject: Subject, public_key: bytes
+    ) -> None:
+        if subject.batch is not None:
+            header = envelope.header
+            self._witness.take(
+                connection, header.gateway, public_key, subject.batch, simulated=header.simulated
+            )
 
     def _row(self, envelope: Envelope, subject: Subject) -> dict[str, object]:
         header = envelope.header

@@ -1,22 +1,26 @@
 """A run's objects: what the rounds read and what they leave.
 
 `runs/<run id>/` holds `spec.json` and `initial.npy` (put there before the run is submitted),
-`round-<n>.json` for every finished round, then `adapter.npy` and, last, `result.json`; a
-failed attempt leaves `failed.json`. All but the last are written once: of two attempts
-that overlap, the first to finish a round wins and the other ends.
+`round-<n>.json` for every finished round and, under `replies/`, what each message brought in,
+then `adapter.npy` and, last, `result.json`; a failed attempt leaves `failed.json`. All but the
+last are written once: of two attempts that overlap, the first to finish a round wins and the
+other ends.
 """
 
 from __future__ import annotations
 
 import io
+from collections.abc import Iterable
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from fedge.errors import FedgeError, RunFailedError
+from fedge.identity import Artefact
 from fedge.learning.aggregation import Vector
 from fedge.records import RunId, RunResult, RunSpec, canonical
 from fedge_server.objects import ObjectStore
+from fedge_server.replies import keep_replies
 from fedge_server.round_logic import RoundOutcome
 
 _RUN_ID: TypeAdapter[str] = TypeAdapter(RunId)
@@ -73,6 +77,10 @@ class RunFiles:
 
     def save(self, outcome: RoundOutcome) -> None:
         self._objects.put(self._name(f"round-{outcome.round}.json"), outcome.to_bytes())
+
+    def keep_replies(self, name: str, replies: Iterable[Artefact]) -> None:
+        """Keep what one message brought in; see `replies.keep_replies`."""
+        keep_replies(self._objects, self.run_id, name, replies)
 
     def finished(self) -> bool:
         """Whether there is a result; then nothing is left to do."""

@@ -10,22 +10,25 @@ from __future__ import annotations
 
 import base64
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from pydantic import Field
 
 from fedge.errors import RecordError, RunFailedError, UpdateInvalidError
+from fedge.identity import Artefact
 from fedge.learning.aggregation import Check, Vector, check_update, mean_update
 from fedge.records import (
     AdapterUpdate,
     Fingerprint,
-    PairedCounts,
+    PairedDifference,
     Record,
     RoundRequest,
     RunResult,
     RunSpec,
+    Sha256,
     TrainingPlan,
     sha256_hex,
 )
@@ -42,12 +45,15 @@ class RoundOutcome(Record):
     Attributes:
         contributors: gateways whose updates were averaged, sorted.
         update_bytes: sizes of their envelopes, in the same order.
+        update_sha256: hashes of their updates, as their ledgers settled them; none where an
+            earlier version ran the round.
         adapter: the adapter after the round, little-endian float32 in base64.
     """
 
     round: int = Field(ge=0)
     contributors: tuple[Fingerprint, ...]
     update_bytes: tuple[int, ...]
+    update_sha256: tuple[Sha256, ...] = ()
     adapter: str
 
     @property
@@ -57,10 +63,11 @@ class RoundOutcome(Record):
 
 
 class Journal(Protocol):
-    """Keeps finished rounds of one run."""
+    """Keeps finished rounds of one run, and what every message of it brought in."""
 
     def load(self, number: int) -> RoundOutcome | None: ...
     def save(self, outcome: RoundOutcome) -> None: ...
+    def keep_replies(self, name: str, replies: Iterable[Artefact]) -> None: ...
 
 
 class MemoryJournal:
@@ -74,6 +81,9 @@ class MemoryJournal:
 
     def save(self, outcome: RoundOutcome) -> None:
         self._outcomes[outcome.round] = outcome
+
+    def keep_replies(self, name: str, replies: Iterable[Artefact]) -> None:
+        pass
 
 
 def run_rounds(
@@ -98,23 +108,25 @@ def run_rounds(
     """
     if initial.shape != (spec.plan.dimension,) or not np.isfinite(initial).all():
         raise RunFailedError(f"the initial adapter is not {spec.plan.dimension} finite values")
-    journal = journal or MemoryJournal()
+    run = _Run(spec, exchange, checks, journal or MemoryJournal(), simulated)
     vector = initial.astype(np.float32)
     outcomes = []
     for number in range(spec.plan.rounds):
-        outcome = journal.load(number)
+        outcome = run.journal.load(number)
         if outcome is None:
-            outcome = _train(spec, number, vector, exchange, checks, simulated)
-            journal.save(outcome)
+            outcome = _train(run, number, vector)
+            run.journal.save(outcome)
         vector = outcome.vector
         outcomes.append(outcome)
-    counts = _evaluate(spec, vector, exchange, simulated)
+    answers = _evaluate(run, vector)
     result = RunResult(
         spec=spec,
         adapter_sha256=adapter_sha256(vector),
         update_bytes=tuple(size for outcome in outcomes for size in outcome.update_bytes),
         contributors=tuple(outcome.contributors for outcome in outcomes),
-        counts=counts,
+        counts=tuple(answer.content for answer in answers),
+        update_sha256=tuple(one for outcome in outcomes for one in outcome.update_sha256),
+        counts_sha256=tuple(answer.artefact.payload_sha256 for answer in answers),
     )
     return result, vector
 
@@ -124,14 +136,20 @@ def adapter_sha256(vector: Vector) -> str:
     return sha256_hex(vector.astype("<f4").tobytes())
 
 
-def _train(
-    spec: RunSpec,
-    number: int,
-    vector: Vector,
-    exchange: Exchange,
-    checks: Sequence[Check],
-    simulated: bool,
-) -> RoundOutcome:
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One attempt at a run."""
+
+    spec: RunSpec
+    exchange: Exchange
+    checks: Sequence[Check]
+    journal: Journal
+    simulated: bool
+
+
+def _train(run: _Run, number: int, vector: Vector) -> RoundOutcome:
+    spec, checks = run.spec, run.checks
+
     def read(payload: bytes) -> Vector:
         update = AdapterUpdate.from_bytes(payload)
         if (update.run_id, update.round) != (spec.run_id, number):
@@ -140,8 +158,8 @@ def _train(
             raise RecordError("the update does not hold as many values as it says")
         return np.frombuffer(update.values, dtype="<f4").astype(np.float32)
 
-    tally = Tally(spec, "update", read, simulated=simulated)
-    answers = _ask(spec, "train", number, vector, exchange, tally)
+    tally = Tally(spec, "update", read, simulated=run.simulated)
+    answers = _ask(run, "train", number, vector, tally)
     # In the order of names, so that the same updates give the same bits.
     passed = {n: a for n, a in answers.items() if _passes(n, a.content, checks, spec.plan)}
     if not passed:
@@ -151,6 +169,7 @@ def _train(
         round=number,
         contributors=tuple(passed),
         update_bytes=tuple(answer.size for answer in passed.values()),
+        update_sha256=tuple(answer.artefact.payload_sha256 for answer in passed.values()),
         adapter=base64.b64encode((vector + mean).astype("<f4").tobytes()).decode(),
     )
 
@@ -164,28 +183,32 @@ def _passes(gateway: str, change: Vector, checks: Sequence[Check], plan: Trainin
     return True
 
 
-def _evaluate(
-    spec: RunSpec, vector: Vector, exchange: Exchange, simulated: bool
-) -> tuple[PairedCounts, ...]:
-    def read(payload: bytes) -> PairedCounts:
-        counts = PairedCounts.from_bytes(payload)
-        if (counts.run_id, counts.sigma2) != (spec.run_id, spec.plan.evaluation_sigma2):
-            raise RecordError("the counts are of another run or under another noise")
-        return counts
+def _evaluate(run: _Run, vector: Vector) -> tuple[Answer[PairedDifference], ...]:
+    spec = run.spec
 
-    tally = Tally(spec, "counts", read, simulated=simulated)
-    answers = _ask(spec, "evaluate", spec.plan.rounds, vector, exchange, tally)
-    return tuple(answer.content for answer in answers.values())
+    def read(payload: bytes) -> PairedDifference:
+        paired = PairedDifference.from_bytes(payload)
+        if (paired.run_id, paired.sigma2) != (spec.run_id, spec.plan.evaluation_sigma2):
+            raise RecordError("the difference is of another run or under another noise")
+        return paired
+
+    tally = Tally(spec, "counts", read, simulated=run.simulated)
+    return tuple(_ask(run, "evaluate", spec.plan.rounds, vector, tally).values())
 
 
 def _ask(
-    spec: RunSpec,
+    run: _Run,
     phase: Literal["train", "evaluate"],
     number: int,
     vector: Vector,
-    exchange: Exchange,
     tally: Tally[AnswerT],
 ) -> dict[str, Answer[AnswerT]]:
     array = vector.astype("<f4").tobytes()
-    request = RoundRequest(spec=spec, phase=phase, round=number, arrays_sha256=sha256_hex(array))
-    return tally.close(exchange(request, array, tally.enough), f"{phase} {number}")
+    request = RoundRequest(
+        spec=run.spec, phase=phase, round=number, arrays_sha256=sha256_hex(array)
+    )
+    replies = run.exchange(request, array, tally.enough)
+    try:
+        return tally.close(replies, f"{phase} {number}")
+    finally:
+        run.journal.keep_replies(f"{phase}-{number}", tally.received.values())

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from fedge.errors import RecordError, RunFailedError
-from fedge.identity import Envelope
+from fedge.identity import Artefact, Envelope
 from fedge.records import RoundRequest, RunSpec
 
 log = logging.getLogger(__name__)
@@ -55,14 +55,23 @@ class Exchange(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[AnswerT]):
-    """What a gateway of the cohort answered, and the size of its envelope in bytes."""
+    """What a gateway of the cohort answered.
+
+    Attributes:
+        size: of its envelope in bytes.
+        artefact: what it signed.
+    """
 
     content: AnswerT
     size: int
+    artefact: Artefact
 
 
 class Tally(Generic[AnswerT]):
     """Sorts one phase's replies.
+
+    Attributes:
+        received: what gateways of the cohort signed as answers, used or not, each once.
 
     Args:
         kind: the only kind of envelope that counts.
@@ -77,6 +86,7 @@ class Tally(Generic[AnswerT]):
         self._kind, self._read, self._simulated = kind, read, simulated
         self._seen = 0
         self.answers: dict[str, Answer[AnswerT]] = {}
+        self.received: dict[bytes, Artefact] = {}
         self.declined: list[str] = []
         self.failed: list[str] = []
 
@@ -137,4 +147,7 @@ class Tally(Generic[AnswerT]):
         envelope.verify(key)
         if header.kind != self._kind or header.simulated != self._simulated:
             raise RecordError(f"{header.kind=}, {header.simulated=} was not asked")
-        return header.gateway, Answer(self._read(envelope.payload), len(data))
+        artefact = Artefact.of(envelope, "reply")
+        # Whatever becomes of it: it was released.
+        self.received[artefact.to_bytes()] = artefact
+        return header.gateway, Answer(self._read(envelope.payload), len(data), artefact)

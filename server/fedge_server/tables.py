@@ -2,7 +2,8 @@
 
 `envelopes` is an append-only log of what gateways sent, byte for byte; the fleet's state,
 verdicts and episodes are derived from it. `runs` holds decisions, `run_states` how they went,
-`interventions` what else was done. A change here needs a migration beside it: a test compares
+`interventions` what else was done, `ledger_heads` what of the gateways' ledgers was confirmed and
+`ledger_refusals` what was not. A change here needs a migration beside it: a test compares
 the two.
 """
 
@@ -107,5 +108,32 @@ interventions = Table(
     Column("reason", Text, nullable=False),
     Column("announced_at", Double, nullable=True),
     UniqueConstraint("episode", "action"),
+    Index(None, "gateway", "number"),
+)
+
+# What a gateway's ledger amounts to after so many entries. `root` is what its signed `head` says;
+# `frontier` and `witnessed` come once all entries below are stored and the root was found to be
+# right. A row without a head is an earlier version's batch.
+ledger_heads = Table(
+    "ledger_heads",
+    metadata,
+    Column("gateway", String(32), ForeignKey("gateways.fingerprint"), primary_key=True),
+    Column("size", BigInteger, primary_key=True, autoincrement=False),
+    Column("root", String(64), nullable=False),
+    Column("head", LargeBinary, nullable=True),
+    Column("frontier", LargeBinary, nullable=True),
+    Column("witnessed", LargeBinary, nullable=True),
+    Column("at", Double, nullable=False),
+)
+
+# Ledger entries and heads that were refused, so that a fork stays visible.
+ledger_refusals = Table(
+    "ledger_refusals",
+    metadata,
+    Column("number", _RowNumber, primary_key=True, autoincrement=True),
+    Column("gateway", String(32), ForeignKey("gateways.fingerprint"), nullable=False),
+    Column("entry", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("at", Double, nullable=False),
     Index(None, "gateway", "number"),
 )

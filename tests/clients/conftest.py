@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from tests_clients import TASK, WINDOW, Centre, Gateway, write_release
@@ -30,6 +30,8 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         window_s: float = 0.0,
         ring_slots: int = 4096,
         label_rho: float = 0.0,
+        unit: Literal["record", "subject"] = "record",
+        max_records: int = 1,
         **ports: Any,
     ) -> Gateway:
         state_dir = tmp_path / f"gateway{len(made)}"
@@ -37,7 +39,13 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         block = BlockLength(kind="windows", value=block_windows)
         write_policy(
             new_policy(
-                epsilon=3.0, delta=1e-5, block=block, telemetry_rho=0.0281, label_rho=label_rho
+                epsilon=3.0,
+                delta=1e-5,
+                block=block,
+                telemetry_rho=0.0281,
+                label_rho=label_rho,
+                unit=unit,
+                max_records=max_records,
             ),
             state_dir / "policy.toml",
         )

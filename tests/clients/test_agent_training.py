@@ -15,7 +15,7 @@ from fedge.learning.planning import plan_training
 from fedge.privacy.rdp import cap_nano
 from fedge.records import (
     AdapterUpdate,
-    PairedCounts,
+    PairedDifference,
     Participant,
     RoundRequest,
     RunSpec,
@@ -86,7 +86,7 @@ def test_a_run_is_reserved_whole_and_answered_with_signed_noise(make_gateway: Ma
 
     assert AdapterUpdate.from_bytes(first.payload).round == 0
     assert AdapterUpdate.from_bytes(second.payload).round == 1
-    assert PairedCounts.from_bytes(counts.payload).sigma2 == spec.plan.evaluation_sigma2
+    assert PairedDifference.from_bytes(counts.payload).sigma2 == spec.plan.evaluation_sigma2
     assert gateway.agent.ledger.spendings() == charged, "later messages cost nothing more"
     (spending,) = charged
     total = spending.telemetry_nano + spending.training_nano

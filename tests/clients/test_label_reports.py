@@ -242,7 +242,7 @@ def test_a_disk_that_refuses_once_costs_no_pair(
         def refuse(*_: object) -> None:
             raise StateError("no space left")
 
-        full_disk.setattr(agent_of(gateway).watcher._label_reporter, "release", refuse)
+        full_disk.setattr(agent_of(gateway).watcher._closer._label_reporter, "release", refuse)
         with pytest.raises(StateError):
             agent_of(gateway).watch_once()
     drain(gateway)
@@ -308,7 +308,7 @@ def steps(agent: Agent) -> dict[str, Step]:
     watcher = agent.watcher
     return {
         "charged": (agent.ledger, "reserve_window", lambda o: o.get("purpose") == LABELS),
-        "noised": (watcher._label_reporter, "prepare", lambda o: True),
+        "noised": (watcher._closer._label_reporter, "prepare", lambda o: True),
         "inside the release": (agent.gate, "release", lambda o: o["key"] == LABELS),
-        "final": (watcher, "_close", lambda o: watcher.windows == 1 + WATERMARK),
+        "final": (watcher, "_release", lambda o: watcher.windows == 1 + WATERMARK),
     }

@@ -9,7 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from fakes.receipts import receipt_for
+from fakes.receipts import receipt_for, standing_for
 from fakes.spools import IDENTITY, Outbox, Post
 
 from fedge.breaker import CircuitBreaker
@@ -41,6 +41,7 @@ def make(outbox: Outbox, post: Post, clock: Clock | None = None) -> Sender:
     return Sender(
         outbox.spool,
         post,
+        outbox.standing,
         interval_s=1.0,
         max_backoff_s=60.0,
         jitter=lambda: 1.0,
@@ -100,7 +101,11 @@ def test_jitter_spreads_a_fleet(outbox: Outbox) -> None:
     waits = set()
     for part in (0.0, 0.3, 0.999):
         sender = Sender(
-            outbox.spool, Post(answer=None), interval_s=1.0, jitter=lambda part=part: part
+            outbox.spool,
+            Post(answer=None),
+            outbox.standing,
+            interval_s=1.0,
+            jitter=lambda part=part: part,
         )
         waits.add(round(sender.push(), 2))
     assert waits == {1.0, 1.3, 2.0}
@@ -111,14 +116,22 @@ def test_the_breaker_stands_before_the_coordinator(outbox: Outbox) -> None:
     post, clock = Post(answer=None), Clock()
     asked = 0
 
-    def counted(data: bytes) -> int:
-        nonlocal asked
-        asked += 1
-        return post(data)
+    class Counted(Post):
+        def __call__(self, data: bytes) -> int:
+            nonlocal asked
+            asked += 1
+            return post(data)
 
+    outbox.standing.greet(Post().get)
     breaker = CircuitBreaker("x", clock, failures=5, reset_s=30)
     sender = Sender(
-        outbox.spool, counted, interval_s=0.001, jitter=lambda: 0, clock=clock, breaker=breaker
+        outbox.spool,
+        Counted(),
+        outbox.standing,
+        interval_s=0.001,
+        jitter=lambda: 0,
+        clock=clock,
+        breaker=breaker,
     )
     waits = [sender.push() for _ in range(20)]
     assert asked == 5 and waits[-1] == 30
@@ -184,11 +197,12 @@ def test_a_round_ends_in_time(outbox: Outbox) -> None:
     clock = Clock()
     post = Post()
 
-    def slow(data: bytes) -> int:
-        clock.now += module.ROUND_S * 0.6
-        return post(data)
+    class Slow(Post):
+        def __call__(self, data: bytes) -> int:
+            clock.now += module.ROUND_S * 0.6
+            return post(data)
 
-    sender = make(outbox, slow, clock)  # type: ignore[arg-type]
+    sender = make(outbox, Slow(), clock)
     assert sender.push() == 0.0
     assert len(post.sent) == 2
 
@@ -198,12 +212,13 @@ def test_stopping_ends_a_round_after_the_call_under_way(outbox: Outbox) -> None:
     entered, go_on = threading.Event(), threading.Event()
     post = Post()
 
-    def waiting(data: bytes) -> int:
-        entered.set()
-        assert go_on.wait(10)
-        return post(data)
+    class Waiting(Post):
+        def __call__(self, data: bytes) -> int:
+            entered.set()
+            assert go_on.wait(10)
+            return post(data)
 
-    sender = make(outbox, waiting)  # type: ignore[arg-type]
+    sender = make(outbox, Waiting())
     thread = threading.Thread(target=sender.push)
     thread.start()
     assert entered.wait(10)
@@ -221,13 +236,14 @@ def test_what_is_evicted_meanwhile_is_not_sent(tmp_path: Path) -> None:
     outbox.put_report(1)
     post = Post()
 
-    def busy(data: bytes) -> int:
-        if not post.sent:  # the watcher fills the spool while the first call is under way
-            for window in range(2, 40):
-                outbox.put_report(window)
-        return post(data)
+    class Busy(Post):
+        def __call__(self, data: bytes) -> int:
+            if not post.sent:  # the watcher fills the spool while the first call is under way
+                for window in range(2, 40):
+                    outbox.put_report(window)
+            return post(data)
 
-    Sender(outbox.spool, busy, interval_s=1).push()
+    Sender(outbox.spool, Busy(), outbox.standing, interval_s=1).push()
 
     (gap,) = [e for e in post.sent if e.header.kind == "gap"]
     given_up = outbox.spool.dropped
@@ -275,6 +291,13 @@ def server() -> Iterator[tuple[str, list[tuple[str, bytes]]]]:
             self.end_headers()
             self.wfile.write(answer)
 
+        def do_GET(self) -> None:
+            answer = standing_for(self.path, [])
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
         def log_message(self, format: str, *args: object) -> None: ...
 
     with _Server(("127.0.0.1", 0), Handler) as running:
@@ -305,10 +328,10 @@ def test_only_a_receipt_takes_an_envelope(
     with pytest.raises(OutboundError, match="receipt"):
         HttpPost(f"{address}/{answer}")(ONE)
 
-    sender = Sender(outbox.spool, HttpPost(f"{address}/{answer}"), interval_s=1.0)
+    sender = Sender(outbox.spool, HttpPost(f"{address}/{answer}"), outbox.standing, interval_s=1.0)
     assert sender.push() > 1.0
     assert outbox.spool.depth == 4
-    Sender(outbox.spool, HttpPost(address), interval_s=1.0).push()
+    Sender(outbox.spool, HttpPost(address), outbox.standing, interval_s=1.0).push()
     assert outbox.spool.depth == 0
 
 
@@ -316,7 +339,7 @@ def test_a_server_that_never_answers_does_not_hold_up_a_stop(outbox: Outbox) -> 
     """The call under way is cut off; what it sent waits for the next start."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         post = HttpPost(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout_s=600.0)
-        sender = Sender(outbox.spool, post, interval_s=1.0)
+        sender = Sender(outbox.spool, post, outbox.standing, interval_s=1.0)
         thread = threading.Thread(target=sender.push)
         thread.start()
         connection, _ = listener.accept()

@@ -26,7 +26,7 @@ import numpy.typing as npt
 import pyarrow.parquet as pq
 from fakes.gateways import FAMILY, Caller, infer_body, wait_until
 from fakes.loop import DEADLINE_S, ToyCentre, ToyGateway
-from fakes.receipts import receipt_for
+from fakes.receipts import receipt_for, standing_for
 
 from fedge.config import TrainingSettings
 from fedge.data.blocks import LabelledRecords
@@ -114,17 +114,23 @@ class Recorder(SimpleHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self._keep("request", b"")
-        super().do_GET()
+        if not self.path.startswith("/v1/ledgers/"):
+            super().do_GET()
+            return
+        taken = [data for kind, data in self._kept if kind == "envelope"]
+        self._answer(standing_for(self.path, taken))
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self._keep("request", b"")
         self._kept.append(("envelope", body))
-        receipt = receipt_for(body)
+        self._answer(receipt_for(body))
+
+    def _answer(self, body: bytes) -> None:
         self.send_response(200)
-        self.send_header("Content-Length", str(len(receipt)))
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(receipt)
+        self.wfile.write(body)
 
     def _keep(self, kind: str, body: bytes) -> None:
         head = self.raw_requestline + bytes(self.headers)
@@ -170,16 +176,16 @@ class SummingTrainer:
             )
         return (drawn / self._grid).astype(np.float32)
 
-    def evaluate(self, vector: np.ndarray, grant: Grant) -> tuple[int, int]:
+    def evaluate(self, vector: np.ndarray, grant: Grant) -> int:
         event = grant.event
         right = int((self.records.labels == self.records.predictions).sum())
-        one, other = self._noise.discrete_gaussian(
-            np.array([right, len(self.records) - right]),
+        (difference,) = self._noise.discrete_gaussian(
+            np.array([len(self.records) - 2 * right]),
             sensitivity2=event.sensitivity2,
             sigma2=event.sigma2,
             grant=grant,
         )
-        return int(one), int(other)
+        return int(difference)
 
     def close(self) -> None: ...
 
@@ -321,6 +327,20 @@ def _feedback(caller: Caller, labels: list[dict[str, str]], wanted: int) -> None
     assert status == wanted, answer
 
 
+@dataclass
+class _Keeper:
+    """A `Post` to nobody, which keeps what leaves."""
+
+    world: World
+
+    def __call__(self, envelope: bytes) -> int:
+        self.world.outgoing.append(("envelope", envelope))
+        return 200
+
+    def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        return 200, standing_for(path, self.world.of("envelope"))
+
+
 class _Lines(logging.Handler):
     def __init__(self, world: World) -> None:
         super().__init__(logging.DEBUG)
@@ -340,10 +360,6 @@ def _train(gateway: ToyGateway, world: World) -> None:
         trainers.append(SummingTrainer(records, plan.grid_bits))
         return trainers[-1]
 
-    def post(envelope: bytes) -> int:
-        world.outgoing.append(("envelope", envelope))
-        return 200
-
     lines = _Lines(world)
     logger = logging.getLogger("fedge_client")
     logger.addHandler(lines)
@@ -351,7 +367,7 @@ def _train(gateway: ToyGateway, world: World) -> None:
         clock=lambda: 2e9,
         noise=OsNoise(),
         switch=QuietSwitch(),
-        post=post,
+        post=_Keeper(world),
         releases=NoReleases(),
         start_trainer=start_trainer,
         worker_restarts=lambda: 0,

@@ -52,6 +52,8 @@ WHY_PUBLIC: dict[str, dict[str, str]] = {
         "spool_corrupt": OWN_COUNT,
         "worker_restarts": "crashes: declared as not protected",
         "blocks": "sums of ledger entries",
+        "ledger_entries": "counts entries, and each of them is public",
+        "ledger_standing": "what the centre confirmed of the ledger, in a fixed word",
         "at": "time of the status",
     },
     "BlockSpending": {
@@ -74,8 +76,43 @@ WHY_PUBLIC: dict[str, dict[str, str]] = {
         "schema_version": VERSION,
         "first_seq": "a ledger entry's number",
         "entries": "counts entries, and each of them is public",
+        "head": "what the gateway signs about its entries, which are public",
     },
-    "Created": ENTRY,
+    "SignedHead": {
+        "schema_version": VERSION,
+        "gateway": "the name under which it was admitted",
+        "size": "counts entries, and each of them is public",
+        "root": "a hash of entries, and each of them is public",
+        "at": "when the entries were handed over",
+        "simulated": "a setting",
+        "signature": "over the fields above, which are public",
+    },
+    "Created": {
+        **ENTRY,
+        "gateway": "the name under which it was admitted",
+        "public_key": "the key under which it was admitted",
+    },
+    "Adopted": {
+        **ENTRY,
+        "policy": "the owner's, whatever records come",
+        "approval": "who allowed the policy, and why",
+    },
+    "PolicyApproval": {
+        "schema_version": VERSION,
+        "policy_sha256": "a hash of the policy, which is public",
+        "reviewer": "who allowed the policy: a person's name, meant to be read",
+        "reason": "why the policy was allowed, meant to be read",
+        "at": "when the policy was allowed",
+        "public_key": "the reviewer's",
+        "signature": "over the fields above, which are public",
+    },
+    "Recovered": {
+        **ENTRY,
+        "through_block": "numbered by slots or by the clock",
+        "witnessed_size": "counts entries, and each of them is public",
+        "witnessed_root": "a hash of entries, and each of them is public",
+        "reason": "how the state that came back differs from what the centre confirmed",
+    },
     "Opened": {
         **ENTRY,
         "block": "numbered by slots or by the clock",
@@ -95,6 +132,10 @@ WHY_PUBLIC: dict[str, dict[str, str]] = {
         "run_id": "came from the centre",
         "blocks": "those of the windows that the centre named",
         "events": "the planned noise, also where no record has a label",
+        "purposes": "names the planned releases",
+        "task": "came from the centre",
+        "base_release": "a release's number, which came from the centre",
+        "base_sha256": "a release's hash, which came from the centre",
     },
     "Settled": {
         **ENTRY,
@@ -124,10 +165,22 @@ WHY_PUBLIC: dict[str, dict[str, str]] = {
         "block": PARAMETER,
         "unit": PARAMETER,
         "adjacency": PARAMETER,
+        "max_records": PARAMETER,
+        "quotas": PARAMETER,
+        "public": PARAMETER,
     },
+    "Quota": {"purpose": PARAMETER, "task": PARAMETER, "share": PARAMETER},
     "BlockLength": {"kind": PARAMETER, "value": PARAMETER},
     "DiscreteGaussianEvent": {
         "kind": PARAMETER,
+        "sensitivity2": PARAMETER,
+        "sigma2": PARAMETER,
+        "count": PARAMETER,
+        "dimension": PARAMETER,
+    },
+    "PoissonGaussianEvent": {
+        "kind": PARAMETER,
+        "rate_ppm": PARAMETER,
         "sensitivity2": PARAMETER,
         "sigma2": PARAMETER,
         "count": PARAMETER,
@@ -159,7 +212,8 @@ def test_each_free_field_was_decided_on() -> None:
 def test_the_list_knows_every_kind_of_entry() -> None:
     """A ledger writes these and no others."""
     assert {kind.__name__ for kind in ENTRY_TYPES} == {
-        *("Created", "Opened", "WindowReserved", "RunReserved", "Settled", "Excluded", "Erased")
+        *("Created", "Adopted", "Opened", "WindowReserved", "RunReserved", "Settled"),
+        *("Excluded", "Erased", "Recovered"),
     }
 
 

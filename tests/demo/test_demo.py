@@ -25,6 +25,7 @@ from fedge.demo.streams import evaluation_set, stream_of
 from fedge.demo.summary import spendings
 from fedge.identity import Identity
 from fedge.privacy.rdp import conversion
+from fedge.review.verifier import verify_bundle
 from fedge.serving.scoring import Model
 from fedge.statefile import StateFile
 from fedge.tasks.camera import fault_named
@@ -119,6 +120,21 @@ def test_accuracies_are_counted_from_the_evaluations(
     assert summary["restored_share"] == pytest.approx((after - stale) / (before - stale))
     drop = share("fault", "committed-float") - share("fault", "committed-int8")
     assert summary["release"]["int8_accuracy_drop"] == pytest.approx(drop)
+
+
+def test_a_reviewer_can_verify_the_ledgers(finished: RunFolder, summary: dict[str, Any]) -> None:
+    """The bundle holds real ledgers, countersigned; its worst block is the summary's."""
+    verdict = verify_bundle(finished.path / "ledger-bundle.zip")
+    assert verdict.accepted and verdict.facts is not None, verdict.deviations[:1]
+    found = {one.name: one for one in verdict.facts.gateways}
+
+    assert set(found) == set(finished.gateways)
+    assert all(one.witnessed_size > 0 for one in found.values())
+    worst = max(block.epsilon for one in found.values() for block in one.blocks)
+    assert worst == pytest.approx(summary["privacy"]["epsilon_max"], abs=1e-9)
+    page = (finished.path / "compliance.html").read_text()
+    assert "REJECTED" not in page and "What privacy costs in accuracy" in page
+    assert "Not measured" not in page
 
 
 def test_predictions_come_from_the_published_models(finished: RunFolder) -> None:

@@ -15,7 +15,7 @@ from fedge.models.weights import Weights
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import NoiseKind
 from fedge.privacy.policy import new_policy
-from fedge.records import BlockLength, DiscreteGaussianEvent, PrivacyPolicy, TrainingPlan
+from fedge.records import BlockLength, PrivacyEvent, PrivacyPolicy, TrainingPlan
 from fedge.tasks.camera import Fault, capture
 from fedge.tasks.digits import CODE, gateway_share
 
@@ -48,13 +48,13 @@ def camera_records(fault: Fault, seed: int, gateway: int = 0, count: int = 300) 
     return LabelledRecords(
         slots=np.arange(count),
         blocks=np.zeros(count, dtype=np.int64),
-        inputs=capture(share.images[chosen], rng, fault).reshape(count, -1),
+        inputs=capture(share.images[chosen], rng, fault).reshape(count, 64),
         labels=share.labels[chosen],
         predictions=np.zeros(count, dtype=np.int64),
     )
 
 
-def grant(event: DiscreteGaussianEvent, count: int | None = None) -> Grant:
+def grant(event: PrivacyEvent, count: int | None = None) -> Grant:
     """A simulated grant for `event`."""
     event = event if count is None else event.model_copy(update={"count": count})
     return Grant(1, "test", event, simulated=True)

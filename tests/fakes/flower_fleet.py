@@ -22,7 +22,7 @@ from fedge.identity import Envelope, Identity
 from fedge.lifetime import die_with_parent
 from fedge.records import (
     AdapterUpdate,
-    PairedCounts,
+    PairedDifference,
     Participant,
     RoundRequest,
     RunSpec,
@@ -94,8 +94,8 @@ def sealed_answer(
             run_id=spec.run_id, round=request.round, dimension=spec.plan.dimension, values=values
         ).to_bytes()
         return Envelope.seal(identity, "update", 7, payload, simulated=simulated).to_bytes()
-    payload = PairedCounts(
-        run_id=spec.run_id, candidate_only=5, present_only=2, sigma2=spec.plan.evaluation_sigma2
+    payload = PairedDifference(
+        run_id=spec.run_id, difference=3, sigma2=spec.plan.evaluation_sigma2
     ).to_bytes()
     return Envelope.seal(identity, "counts", 8, payload, simulated=simulated).to_bytes()
 

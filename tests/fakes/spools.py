@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from fakes.receipts import standing_for
 
 from fedge.errors import FedgeError, OutboundError
 from fedge.identity import Envelope, Identity
@@ -22,15 +23,20 @@ from fedge.records import (
     FeatureCounts,
     GapRecord,
     GatewayStatus,
+    LedgerStanding,
     PrivacyPolicy,
     WindowReport,
 )
 from fedge.statefile import StateFile
 from fedge_client.agent.audit import AuditTrail
 from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.post import Get
 from fedge_client.agent.spool import Spool
+from fedge_client.agent.standing import Standing
 from fedge_server.app import status_of
+from fedge_server.database import Database
 from fedge_server.ingest import Ingest
+from fedge_server.ledgers import Ledgers, read_ledger
 
 IDENTITY = Identity.from_seed(b"\7" * 32)
 BLOCK_WINDOWS = 24
@@ -60,6 +66,7 @@ class Outbox:
     spool: Spool = field(init=False)
     gate: EgressGate = field(init=False)
     audit: AuditTrail = field(init=False)
+    standing: Standing = field(init=False)
 
     def __post_init__(self) -> None:
         self.open()
@@ -67,7 +74,14 @@ class Outbox:
     def open(self) -> None:
         self.state = StateFile(self.folder / "state.sqlite")
         self.state.rows("PRAGMA synchronous=OFF")
-        self.ledger = Ledger(self.state, policy(), clock=lambda: self.now, simulated=self.simulated)
+        self.ledger = Ledger(
+            self.state,
+            policy(),
+            clock=lambda: self.now,
+            simulated=self.simulated,
+            gateway=IDENTITY.fingerprint,
+            public_key=IDENTITY.public_key.hex(),
+        )
         self.spool = Spool(
             self.state,
             IDENTITY,
@@ -76,7 +90,17 @@ class Outbox:
             simulated=self.simulated,
         )
         self.gate = EgressGate(self.state, self.ledger, self.spool)
-        self.audit = AuditTrail(self.state, self.gate, self.spool)
+        self.audit = AuditTrail(
+            self.state, self.ledger, self.gate, self.spool, IDENTITY, lambda: self.now
+        )
+        self.standing = Standing(
+            self.state,
+            self.ledger,
+            gateway=IDENTITY.fingerprint,
+            public_key=IDENTITY.public_key,
+            recover=_never,
+            greeted=lambda found: self.audit.resend_from(found.entries),
+        )
 
     def close(self) -> None:
         self.state.close()
@@ -110,7 +134,7 @@ class Outbox:
         self.gate.public_facts(status(spendings, self.now))
 
     def waiting(self) -> list[Envelope]:
-        found = self.spool.waiting(10**6)
+        found = self.spool.waiting(10**6, cleared=10**6)
         return [Envelope.from_bytes(item.envelope) for item in found]
 
     def gaps(self) -> list[GapRecord]:
@@ -168,22 +192,31 @@ def status(blocks: tuple[BlockSpending, ...] = (), at: float = 1.0) -> GatewaySt
     )
 
 
-def into(ingest: Ingest) -> Callable[[bytes], int]:
-    """A `Post` that is the coordinator's own door, in this process."""
+def _never(found: LedgerStanding, get: Get) -> None:
+    raise AssertionError("nothing was lost")
 
-    def post(envelope: bytes) -> int:
+
+@dataclass(frozen=True)
+class Door:
+    """A `Post` that is the coordinator itself, in this process."""
+
+    ingest: Ingest
+    database: Database
+
+    def __call__(self, envelope: bytes) -> int:
         try:
-            ingest.accept(envelope)
+            self.ingest.accept(envelope)
         except FedgeError as error:
             return status_of(error)
         return 200
 
-    return post
+    def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        return read_ledger(Ledgers(self.database), path)
 
 
 @dataclass
 class Post:
-    """Answers what it is told to, and keeps what it was sent.
+    """Answers what it is told to, and keeps what it was sent. Confirms no heads.
 
     Attributes:
         answer: the status; None where nobody answers.
@@ -209,6 +242,11 @@ class Post:
             if self.lose_ack(seq):
                 raise OutboundError("the answer was lost")
         return status
+
+    def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        if self.answer is None:
+            raise OutboundError("nobody answers")
+        return 200, standing_for(path, self.taken.values())
 
     @property
     def kinds(self) -> list[str]:

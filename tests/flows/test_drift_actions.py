@@ -430,7 +430,11 @@ def test_verdicts_holds_and_lift_for_people(tmp_path: Path) -> None:
 
     assert (before.exit_code, before.stdout) == (0, "pump 1: Unknown: not judged yet.\n")
     assert after.exit_code == 3 and "pump 1: Drift since window" in after.stdout
+    assert after.stdout.endswith(" d ago.\n") and "Last report" in after.stdout
+    # Asked for at two moments.
+    ages = [said["gateways"][0]["verdict"].pop("report_age_s") for said in (served, as_json)]
     assert as_json == served and served["holds"][0]["action"] == "quarantine"
+    assert ages[0] < ages[1]
     assert served["gateways"][0]["sentence"] in after.stdout
     assert f"{who} quarantine after window 19" in holds.stdout
     assert lifted.exit_code == 0 and "no longer held" in lifted.stdout

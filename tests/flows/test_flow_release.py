@@ -19,7 +19,7 @@ from fedge.delivery.repository import ReleaseRepository
 from fedge.lifetime import die_with_parent
 from fedge.models.weights import read_weights
 from fedge.privacy.policy import new_policy, write_policy
-from fedge.records import BlockLength, PairedCounts, RunResult, RunSpec, sha256_hex
+from fedge.records import BlockLength, PairedDifference, RunResult, RunSpec, sha256_hex
 from fedge_flows.context import FlowContext
 from fedge_flows.initial import build_initial, publish_initial
 from fedge_flows.progress import CANDIDATE_SIGNED, PUBLISHED, REFUSED, SIGNED, TRAINED
@@ -84,7 +84,7 @@ class Centre:
         context = self.context("server")
         base = run_spec(run_id)
         spec = base.model_copy(update={"base_sha256": context.shelf.sha256(1)})
-        counts = PairedCounts(run_id=run_id, candidate_only=gained, present_only=0, sigma2=100)
+        counts = PairedDifference(run_id=run_id, difference=gained, sigma2=100)
         vector = np.zeros(spec.plan.dimension, "<f4")
         result = RunResult(
             spec=spec,

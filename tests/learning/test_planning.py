@@ -51,7 +51,7 @@ def test_the_default_plan_is_the_recipe() -> None:
 
 
 def test_the_evaluation_never_costs_more_than_was_set() -> None:
-    """The noise on the paired counts is rounded up."""
+    """The noise on the paired difference is rounded up."""
     for rho in (0.003, 0.005, 0.007, 0.011):
         made = plan(evaluation_rho=rho)
         assert 1 / (2 * made.evaluation_sigma2) <= rho

@@ -47,12 +47,13 @@ def test_epsilon_three_restores_most_of_what_the_fault_took(seed: int) -> None:
     for _ in range(made.rounds):
         changes = [t.round(vector, grant(made.events[0], made.steps)) for t in trainers]
         vector = vector + mean_update(changes, made)
-    counts = [t.evaluate(vector, grant(made.events[1])) for t in trainers]
+    differences = [t.evaluate(vector, grant(made.events[1])) for t in trainers]
 
     before = accuracy(np.zeros_like(vector), HEALTHY, seed)
     stale = accuracy(np.zeros_like(vector), LENS, seed)
     after = accuracy(vector, LENS, seed)
     assert before - stale >= 0.15
     assert (after - stale) / (before - stale) >= 0.65
-    gain = sum(candidate - present for candidate, present in counts)
-    assert gain > 3 * np.sqrt(2 * made.evaluation_sigma2 * GATEWAYS)
+    gain = sum(differences)
+    assert gain > 3 * np.sqrt(made.evaluation_sigma2 * GATEWAYS)
+    assert gain > made.smallest_detectable(GATEWAYS)

@@ -14,7 +14,9 @@ from hypothesis.extra import numpy as hnp
 from fedge.data.blocks import LabelledRecords
 from fedge.errors import ReservationError, SettingError, UpdateInvalidError
 from fedge.learning.session import TrainingSession, on_grid
+from fedge.models.weights import adapter_dimension
 from fedge.privacy.noise import SeededNoise
+from fedge.records import AdapterKind
 from fedge.tasks.camera import LENS
 from fedge.tasks.digits import CODE
 
@@ -118,7 +120,7 @@ class TestRound:
         session(whole, noise).evaluate(change, grant(PLAN.events[1]))
         session(whole, noise).evaluate(ZERO, grant(PLAN.events[1]))
 
-        assert noise.exact[0][0] > noise.exact[1][0]
+        assert noise.exact[0].item() > noise.exact[1].item()
 
     def test_at_most_the_planned_records_count(self) -> None:
         """Records beyond the planned number, in slot order, change nothing."""
@@ -159,8 +161,7 @@ class TestRound:
 
         sigma = np.sqrt(PLAN.sigma2 * PLAN.steps) / 2.0**PLAN.grid_bits / PLAN.divisor
         assert change.std() == pytest.approx(PLAN.learning_rate * sigma, rel=0.4)
-        counts = session(nothing, ExactNoise()).evaluate(ZERO, grant(PLAN.events[1]))
-        assert counts == (0, 0)
+        assert session(nothing, ExactNoise()).evaluate(ZERO, grant(PLAN.events[1])) == 0
 
     def test_a_grant_is_used_up(self) -> None:
         """A second round under the same grant is refused."""
@@ -196,22 +197,24 @@ class TestRound:
         with pytest.raises(SettingError, match="26"):
             session(records(), ExactNoise(), plan(dimension=27))
 
-    def test_the_head_trains_too(self) -> None:
-        """The DP head goes through the same steps."""
-        head = plan(650, adapter="head", steps=10, records=40, learning_rate=0.5)
+    @pytest.mark.parametrize("kind", ["head", "lora-b", "lora", "conv"])
+    def test_every_adapter_trains(self, kind: AdapterKind) -> None:
+        """Whatever is adapted goes through the same steps."""
+        size = adapter_dimension(base_weights(), kind)
+        made = plan(size, adapter=kind, steps=10, records=40, learning_rate=0.5)
         noise = ExactNoise()
-        trainer = session(records(), noise, head)
-        start = np.zeros(650, dtype=np.float32)
-        trainer.evaluate(start, grant(head.events[1]))
-        change = trainer.round(start, grant(head.events[0], head.steps))
-        trainer.evaluate(change, grant(head.events[1]))
+        trainer = session(records(), noise, made)
+        start = np.zeros(size, dtype=np.float32)
+        trainer.evaluate(start, grant(made.events[1]))
+        change = trainer.round(start, grant(made.events[0], made.steps))
+        trainer.evaluate(change, grant(made.events[1]))
 
-        assert noise.exact[-1][0] > noise.exact[0][0]
+        assert noise.exact[-1].item() > noise.exact[0].item()
 
 
 class TestEvaluate:
-    def test_counts_pairs(self) -> None:
-        """Counted is who alone is right: the candidate, or the model that served."""
+    def test_answers_the_difference_of_right_answers(self) -> None:
+        """Records that the candidate gets right, less those that the served model did."""
         whole = records()
         noise = ExactNoise()
         right = np.zeros(40, dtype=bool)
@@ -219,12 +222,32 @@ class TestEvaluate:
         served = np.where(right, whole.labels, (whole.labels + 1) % 10)
         candidate = session(replace(whole, predictions=whole.labels * 0 - 1), noise)
         candidate.evaluate(ZERO, grant(PLAN.events[1]))
-        correct = int(noise.exact[0][0])
+        correct = noise.exact[0].item()
 
         session(replace(whole, predictions=served), noise).evaluate(ZERO, grant(PLAN.events[1]))
-        candidate_only, present_only = (int(count) for count in noise.exact[1])
 
         assert 0 < correct < 40
-        assert candidate_only - present_only == correct - 25
-        assert candidate_only <= 15
-        assert present_only <= 25
+        assert noise.exact[1].item() == correct - 25
+
+    def test_one_record_moves_it_by_at_most_one(self) -> None:
+        """Nulling any record changes the exact difference by no more than what is charged."""
+        whole = records()
+        served = replace(whole, predictions=whole.labels)
+        noise = ExactNoise()
+        session(served, noise).evaluate(ZERO, grant(PLAN.events[1]))
+        for row in range(0, 40, 4):
+            nulled = keep(served, np.arange(40))
+            nulled.labels[row] = -1
+            session(nulled, noise).evaluate(ZERO, grant(PLAN.events[1]))
+
+        whole_difference, *others = [exact.item() for exact in noise.exact]
+        assert {abs(other - whole_difference) for other in others} == {0, 1}
+
+    def test_half_the_noise_of_two_counts_at_the_same_charge(self) -> None:
+        """One difference is as sensitive as one count; two counts' noise adds up."""
+        event = PLAN.evaluation_event
+
+        assert (event.sensitivity2, event.dimension) == (1, 1)
+        assert PLAN.smallest_detectable() == pytest.approx(2.486 * np.sqrt(100), rel=1e-3)
+        assert PLAN.smallest_detectable(5) == pytest.approx(2.486 * np.sqrt(500), rel=1e-3)
+        assert PLAN.smallest_detectable(level=0.999) > PLAN.smallest_detectable(power=0.9)

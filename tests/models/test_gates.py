@@ -16,7 +16,7 @@ from fedge.models.gates import BuildReport, Gate, GateReport, judge
 from fedge.models.measure import ServedModel
 from fedge.models.quantize import RECIPES, quantize
 from fedge.models.weights import arrays_to_bytes, read_arrays
-from fedge.records import PairedCounts, Participant, RunResult, RunSpec, sha256_hex
+from fedge.records import PairedDifference, Participant, RunResult, RunSpec, sha256_hex
 from fedge.tasks.digits import CODE
 
 MIN_SIGMAS = 3.0
@@ -37,8 +37,8 @@ def rewrite(path: Path, **changes: Any) -> None:
     path.write_bytes(arrays_to_bytes({**read_arrays(path), **changes}))
 
 
-def result(*pairs: tuple[int, int]) -> RunResult:
-    """A run whose gateways counted these (candidate only, present only)."""
+def result(*differences: int) -> RunResult:
+    """A run whose gateways answered these differences."""
     run_plan = plan()
     gateway = "0" * 32
     member = Participant(gateway=gateway, public_key="0" * 64, first_window=3, last_window=8)
@@ -57,8 +57,7 @@ def result(*pairs: tuple[int, int]) -> RunResult:
         update_bytes=(),
         contributors=((gateway,),),
         counts=tuple(
-            PairedCounts(run_id="run-1", candidate_only=one, present_only=other, sigma2=100)
-            for one, other in pairs
+            PairedDifference(run_id="run-1", difference=one, sigma2=200) for one in differences
         ),
     )
 
@@ -89,7 +88,7 @@ class TestWhole:
 
     def test_report_round_trips(self, candidate: Path) -> None:
         """A stored report replays to the same verdict."""
-        report = judge(candidate, result((1, 9)), MIN_SIGMAS)
+        report = judge(candidate, result(-8), MIN_SIGMAS)
 
         assert GateReport.from_bytes(report.to_bytes()) == report
         assert GateReport.from_bytes(report.to_bytes()).failed == ("gain-in-sigmas",)
@@ -101,20 +100,20 @@ class TestWhole:
 
 class TestGain:
     @pytest.mark.parametrize(
-        ("pairs", "passes"),
+        ("differences", "passes"),
         [
-            (((300, 10), (280, 5)), True),
-            (((61, 0), (0, 0)), True),  # sigma of the sum is 20: the limit is 60
-            (((60, 0), (0, 0)), False),
-            (((10, 300),), False),
+            ((290, 275), True),
+            ((61, 0), True),  # sigma of the sum is 20: the limit is 60
+            ((60, 0), False),
+            ((-290,), False),
             ((), False),
         ],
     )
     def test_must_exceed_its_known_noise(
-        self, candidate: Path, pairs: tuple[tuple[int, int], ...], passes: bool
+        self, candidate: Path, differences: tuple[int, ...], passes: bool
     ) -> None:
         """The cohort's noised gain must be more than three sigma; no count is no gain."""
-        failed = judge(candidate, result(*pairs), MIN_SIGMAS).failed
+        failed = judge(candidate, result(*differences), MIN_SIGMAS).failed
 
         assert ("gain-in-sigmas" not in failed) is passes
 

@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from fakes.faults_disk import Fault, FaultyDisk, How, calls, compiled, compiler
 
 from fedge.errors import ReservationError
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import read_policy, write_policy
 from fedge.privacy.rdp import event_nano
+from fedge.privacy.replay import replay
 from fedge.records import DiscreteGaussianEvent, PrivacyPolicy, sha256_hex
 from fedge.statefile import StateFile
 
@@ -126,3 +128,95 @@ def test_a_second_owner_is_kept_out(tmp_path: Path) -> None:
         state.close()
 
     assert other.returncode == 7
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from fedge.privacy.ledger import Ledger
+from fedge.privacy.policy import read_policy
+from fedge.records import DiscreteGaussianEvent, sha256_hex
+from fedge.statefile import StateFile
+
+folder = Path(sys.argv[1])
+event = DiscreteGaussianEvent(sensitivity2=1, sigma2=1000, count=2, dimension=3)
+state = StateFile(folder / "state" / "state.sqlite")
+ledger = Ledger(state, read_policy(folder / "policy.toml"), clock=lambda: 5.0)
+state.ensure("CREATE TABLE IF NOT EXISTS outbox (run TEXT PRIMARY KEY)")
+ledger.open_block(0)
+for run in ("a", "b", "c"):
+    reservation = ledger.reserve_run(run, [0], [event])
+    if ledger.settled(reservation, "train/0") is None:
+        ledger.grant(reservation, "train/0", event).take(1, 1000, 3)
+        with state.transaction() as db:
+            db.execute("INSERT INTO outbox VALUES (?)", (run,))
+            ledger.settle(reservation, "train/0", sha256_hex(run.encode()), "os")
+state.close()
+"""
+
+
+class TestDisk:
+    """A real process whose disk fails, or that is killed, at some of all its writes."""
+
+    @pytest.fixture(scope="class")
+    def disk(self, tmp_path_factory: pytest.TempPathFactory) -> FaultyDisk:
+        if compiler() is None:
+            pytest.skip("no C compiler to build the faulty disk with")
+        return compiled(tmp_path_factory.mktemp("faulty"))
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path, policy: PrivacyPolicy) -> Path:
+        (tmp_path / "state").mkdir()
+        write_policy(policy, tmp_path / "policy.toml")
+        return tmp_path
+
+    def write(self, disk: FaultyDisk, folder: Path, fault: Fault) -> int:
+        """Run the writer with a fault; its exit status."""
+        faulty = disk.environment(folder / "state", folder / "log", fault)
+        return subprocess.run(
+            [sys.executable, "-c", WRITER, str(folder)],
+            env=os.environ | faulty,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        ).returncode
+
+    def check(self, folder: Path, policy: PrivacyPolicy) -> set[str]:
+        """Charged is at least released, and the chain holds; answers what was released."""
+        state = StateFile(folder / "state" / "state.sqlite")
+        try:
+            ledger = Ledger(state, policy, clock=lambda: 6.0)
+            ledger.check_chain()
+            known = state.rows("SELECT name FROM sqlite_master WHERE name = 'outbox'")
+            sent = {run for (run,) in state.rows("SELECT run FROM outbox")} if known else set()
+            charged = sum(spending.training_nano for spending in ledger.spendings())
+            assert charged >= len(sent) * event_nano(EVENT, policy.alpha)
+            settled = replay(ledger.entries()).settled.values()
+            assert set(settled) == {sha256_hex(run.encode()) for run in sent}
+            return sent
+        finally:
+            state.close()
+
+    @pytest.mark.parametrize("how", [How.KILL_BEFORE, How.KILL_WITHIN, How.FULL, How.BROKEN])
+    def test_charged_is_never_less_than_released(
+        self, disk: FaultyDisk, folder: Path, policy: PrivacyPolicy, how: How
+    ) -> None:
+        """Three faults one after the other on one state, and a last start that finishes."""
+        whole = folder / "whole"
+        (whole / "state").mkdir(parents=True)
+        write_policy(policy, whole / "policy.toml")
+        assert self.write(disk, whole, Fault()) == 0
+        writes = len(calls(whole / "log"))
+        assert writes > 20
+
+        for part in (0.45, 0.3, 0.15):
+            assert self.write(disk, folder, Fault(how, int(part * writes))) != 0
+            self.check(folder, policy)
+        assert self.write(disk, folder, Fault()) == 0
+
+        assert self.check(folder, policy) == {"a", "b", "c"}
+        state = StateFile(folder / "state" / "state.sqlite")
+        try:
+            charged = Ledger(state, policy, clock=lambda: 7.0).spending(0).training_nano
+        finally:
+            state.close()
+        assert charged == 3 * event_nano(EVENT, policy.alpha)

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from fedge.cli.main import app
 from fedge.errors import BudgetExhaustedError, SettingError, StateError
-from fedge.privacy.entries import Settled, WindowReserved, read_entry, replay
+from fedge.privacy.entries import Settled, WindowReserved, read_entry
 from fedge.privacy.ledger import FEATURES, LABELS, Ledger
 from fedge.privacy.policy import label_event, new_policy, read_policy
 from fedge.privacy.rdp import event_nano, telemetry_nano
+from fedge.privacy.replay import replay
 from fedge.records import BlockLength, DiscreteGaussianEvent, PrivacyPolicy
 from fedge.statefile import StateFile
 

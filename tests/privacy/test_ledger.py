@@ -494,7 +494,7 @@ class TestExclusions:
         again.exclude(4, "escalation")
 
         kinds = [json.loads(entry)["kind"] for entry in again.entries()]
-        assert kinds == ["created", "excluded", "opened", "excluded"]
+        assert kinds == ["created", "policy", "excluded", "opened", "excluded"]
         again.check_chain()
 
     def test_an_exclusion_that_was_taken_out_is_seen(
@@ -560,9 +560,10 @@ class TestChain:
         ledger.check_chain()
 
         entries = [json.loads(entry) for entry in ledger.entries()]
-        assert [entry["seq"] for entry in entries] == list(range(6))
+        assert [entry["seq"] for entry in entries] == list(range(7))
         assert [entry["kind"] for entry in entries] == [
             "created",
+            "policy",
             "opened",
             "opened",
             "window",
@@ -573,11 +574,11 @@ class TestChain:
     @pytest.mark.parametrize(
         "tampering",
         [
-            "DELETE FROM ledger_entries WHERE seq = 5",
+            "DELETE FROM ledger_entries WHERE seq = 6",
             "DELETE FROM ledger_entries WHERE seq = 2",
             "UPDATE ledger_entries SET body = CAST(REPLACE(body, '10000', '20000') AS BLOB)"
-            " WHERE seq = 3",
-            "UPDATE ledger_entries SET body = CAST(body || ' ' AS BLOB) WHERE seq = 5",
+            " WHERE seq = 4",
+            "UPDATE ledger_entries SET body = CAST(body || ' ' AS BLOB) WHERE seq = 6",
             "UPDATE ledger_charges SET nano = nano - 1 WHERE window IS NULL AND block = 1",
             "DELETE FROM ledger_charges WHERE window IS NULL AND block = 1",
             "DELETE FROM ledger_charges WHERE window = 0",

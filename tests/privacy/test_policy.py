@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedge.errors import SettingError
-from fedge.privacy.policy import new_policy, read_policy, write_policy
-from fedge.privacy.rdp import cap_nano, telemetry_nano
-from fedge.records import BlockLength
+from fedge.privacy.policy import check_policy, label_event, new_policy, read_policy, write_policy
+from fedge.privacy.rdp import cap_nano, event_nano, telemetry_nano
+from fedge.records import BlockLength, PrivacyPolicy, Quota
 
 BLOCK = BlockLength(kind="seconds", value=86_400)
 
@@ -42,6 +42,163 @@ def test_a_file_gives_the_same_policy(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["policy.toml"]
 
 
+TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=200)
+TASKS = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,63}", fullmatch=True)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.data(),
+    st.integers(1, 1000),
+    st.lists(TEXTS, max_size=3),
+    st.dictionaries(
+        st.tuples(st.sampled_from(["training", "evaluation"]), st.one_of(st.just("*"), TASKS)),
+        st.floats(0, 1, exclude_min=True),
+        max_size=4,
+    ),
+)
+def test_any_policy_comes_back_from_its_file(
+    tmp_path_factory: pytest.TempPathFactory,
+    draw: st.DataObject,
+    max_records: int,
+    public: list[str],
+    shares: dict[tuple[str, str], float],
+) -> None:
+    """Units, quotas, every text and every float: the same policy, and the same hash of it."""
+    policy = new_policy(
+        epsilon=draw.draw(st.floats(0.2, 20)),
+        delta=draw.draw(st.floats(1e-12, 1e-3)),
+        block=BlockLength(kind="windows", value=draw.draw(st.integers(1, 10**6))),
+        unit="subject" if max_records > 1 else draw.draw(st.sampled_from(["record", "subject"])),
+        max_records=max_records,
+        public=public,
+        quotas=[
+            Quota.model_validate({"purpose": purpose, "task": task, "share": share})
+            for (purpose, task), share in shares.items()
+        ],
+    )
+    path = tmp_path_factory.mktemp("policy") / "policy.toml"
+
+    write_policy(policy, path)
+
+    assert read_policy(path) == policy
+    assert read_policy(path).content_sha256 == policy.content_sha256
+
+
+def test_a_file_of_the_first_version_is_read_as_it_was(tmp_path: Path) -> None:
+    """Its hash, and those of the ledger entries that hold it, do not change."""
+    later = new_policy(epsilon=3.0, delta=1e-5, block=BLOCK)
+    policy = PrivacyPolicy.model_validate(later.model_dump() | {"schema_version": 1})
+    write_policy(policy, tmp_path / "policy.toml")
+
+    assert "max_records" not in (tmp_path / "policy.toml").read_text()
+    assert read_policy(tmp_path / "policy.toml") == policy
+    assert policy.content_sha256 != later.content_sha256
+
+
+class TestSubjects:
+    """A subject's records that count add up in a count, and so does the noise."""
+
+    def policy(self, max_records: int) -> PrivacyPolicy:
+        return new_policy(
+            epsilon=3.0,
+            delta=1e-5,
+            block=BLOCK,
+            label_rho=0.005,
+            unit="subject",
+            max_records=max_records,
+        )
+
+    @settings(max_examples=20, deadline=None)
+    @given(st.integers(1, 1000))
+    def test_labels_cost_no_more_than_for_a_record(self, max_records: int) -> None:
+        """m times the sensitivity, m squared times the variance: the charge fits what is left."""
+        policy, record = self.policy(max_records), label_event(self.policy(1))
+        event = label_event(policy)
+
+        assert event is not None and record is not None
+        assert event.sensitivity2 == max_records**2
+        left = telemetry_nano(policy) - math.ceil(1e9 * policy.alpha * policy.window_rho)
+        assert event_nano(event, policy.alpha) <= left + 1
+        assert abs(event.sigma2 / (record.sigma2 * max_records**2) - 1) < 0.02
+
+    def test_records_have_one_record(self) -> None:
+        """A number of records of one subject says nothing where the unit is a record."""
+        with pytest.raises(SettingError, match="max_records"):
+            new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, max_records=5)
+        for max_records in (0, -1, 1001):
+            with pytest.raises(SettingError, match=f"max_records is {max_records}"):
+                self.policy(max_records)
+
+
+class TestMonitoringQuotas:
+    """A quota must not silence monitoring by accident."""
+
+    @pytest.mark.parametrize(
+        ("purpose", "share", "holds"),
+        [
+            ("features", 0.2, True),
+            ("features", 0.01, False),
+            ("labels", 0.03, True),
+            ("labels", 0.01, False),
+        ],
+    )
+    def test_one_report_fits(self, purpose: str, share: float, holds: bool) -> None:
+        """Features take 0.103 of the cap here and labels 0.022."""
+        quota = Quota.model_validate({"purpose": purpose, "share": share})
+
+        def make() -> PrivacyPolicy:
+            return new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, label_rho=0.005, quotas=[quota])
+
+        if holds:
+            check_policy(make())
+            return
+        with pytest.raises(SettingError, match=f"the quota of {purpose}, {share}"):
+            make()
+
+    def test_windows_have_one_task(self) -> None:
+        """A quota for one task's windows would count nothing that the others do not."""
+        quota = Quota(purpose="features", task="digits", share=0.5)
+        with pytest.raises(SettingError, match="'digits'"):
+            new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, quotas=[quota])
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("max_records = 0", "max_records is 0"),
+        ("max_records = 2", "max_records"),
+        ('public = [""]', "public.0 is ''"),
+        ("public = 5", "public is 5"),
+        ('public = ["a", 5]', "public.1 is 5"),
+        ("epsilon = 1e9", "epsilon is 1000000000.0"),
+        ("epsilon = -3.0", "epsilon is -3.0"),
+        ("epsilon = nan", "epsilon is nan"),
+        ("epsilon = 1e-6", "epsilon 1e-06"),
+        ("alpha = 100000000000000000000", "alpha is 100000000000000000000"),
+        ("delta = 1e-400", "delta is 0.0"),
+        ("quotas = 3", "quotas is 3"),
+        ('quotas = [{purpose = "spying", share = 0.5}]', "quotas.0.purpose is 'spying'"),
+        ('quotas = [{purpose = "training", share = 1.5}]', "quotas.0.share is 1.5"),
+        ('quotas = [{purpose = "training", share = nan}]', "quotas.0.share is nan"),
+        ('quotas = [{purpose = "training", share = -0.5}]', "quotas.0.share is -0.5"),
+    ],
+)
+def test_the_refusal_names_the_value(tmp_path: Path, line: str, named: str) -> None:
+    """Whoever wrote it finds it; a huge value is cut."""
+    path = tmp_path / "policy.toml"
+    write_policy(new_policy(epsilon=3.0, delta=1e-5, block=BLOCK), path)
+    name = line.split(" =")[0]
+    lines = [other for other in path.read_text().splitlines() if not other.startswith(name)]
+    path.write_text("\n".join([line, *lines]))
+
+    with pytest.raises(SettingError) as refused:
+        read_policy(path)
+
+    assert named in str(refused.value)
+    assert len(str(refused.value)) < len(str(path)) + 300
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
@@ -69,7 +226,9 @@ def test_a_wrong_value_is_refused(tmp_path: Path, name: str, value: str) -> None
         read_policy(path)
 
 
-@pytest.mark.parametrize("text", [b"", b"epsilon = ", b"\xff\xfe", b"epsilon = 3.0"])
+@pytest.mark.parametrize(
+    "text", [b"", b"epsilon = ", b"\xff\xfe", b"epsilon = 3.0", b"a = " + 10_000 * b"["]
+)
 def test_a_file_that_is_no_policy_is_refused(tmp_path: Path, text: bytes) -> None:
     """Broken, foreign or partial bytes never give a policy."""
     path = tmp_path / "policy.toml"

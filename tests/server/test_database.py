@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
-from fakes.centre import FakeClock, Sender
+from fakes.centre import WITNESS, FakeClock, Sender
 from sqlalchemy import insert
 from sqlalchemy.exc import IntegrityError
 
@@ -99,7 +99,7 @@ class TestMigrations:
         with Database(url(tmp_path)) as database:
             clock, sender = FakeClock(), Sender()
             admit_one(database)
-            Ingest(database, clock, max_payload_bytes=20_000).accept(sender.report(0))
+            Ingest(database, clock, WITNESS, max_payload_bytes=20_000).accept(sender.report(0))
             config = Config()
             config.set_main_option("script_location", str(MIGRATIONS))
             with database.writing() as connection:

@@ -25,7 +25,7 @@ from fedge.delivery.candidate import (
 )
 from fedge.delivery.extension import DELEGATION
 from fedge.errors import CandidateError, GateFailedError, SettingError
-from fedge.records import PairedCounts, Participant, RunResult, RunSpec, TrainingPlan
+from fedge.records import PairedDifference, Participant, RunResult, RunSpec, TrainingPlan
 from fedge_server.evaluator import Evaluator
 
 
@@ -98,7 +98,7 @@ def result_of(run_id: str, base_release: int = 1) -> RunResult:
         ),
         episodes=(),
     )
-    counts = PairedCounts(run_id=run_id, candidate_only=90, present_only=5, sigma2=100)
+    counts = PairedDifference(run_id=run_id, difference=85, sigma2=100)
     return RunResult(
         spec=spec,
         adapter_sha256="0" * 64,

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from fakes.centre import Centre, FakeClock, Sender, report, server_settings, status
+from fakes.centre import WITNESS, Centre, FakeClock, Sender, report, server_settings, status
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, insert, select
@@ -130,7 +130,7 @@ class TestTaking:
         folder = tmp_path_factory.mktemp("model")
         with Database(server_settings(folder).database) as database:
             clock = FakeClock()
-            ingest = Ingest(database, clock, max_payload_bytes=20_000)
+            ingest = Ingest(database, clock, WITNESS, max_payload_bytes=20_000)
             sender = Sender()
             Fleet(database, clock).admit(sender.public_key, "one")
             model: dict[int, int] = {}
@@ -210,7 +210,7 @@ class TestRefusing:
     def test_real_envelopes_in_a_simulation(self, centre: Centre) -> None:
         """Nor the other way round."""
         sender = centre.admitted()
-        simulated = Ingest(centre.database, centre.clock, max_payload_bytes=20_000, simulated=True)
+        simulated = Ingest(centre.database, centre.clock, WITNESS, max_payload_bytes=20_000, simulated=True)
 
         with pytest.raises(EnvelopeError, match="simulated"):
             simulated.accept(sender.report(0))
@@ -243,7 +243,7 @@ class TestRefusing:
     @pytest.mark.parametrize("streamed", [False, True])
     def test_too_many_bytes(self, centre: Centre, streamed: bool) -> None:
         """The limit holds with and without a declared length."""
-        limit = Ingest(centre.database, centre.clock, max_payload_bytes=20_000).max_bytes
+        limit = Ingest(centre.database, centre.clock, WITNESS, max_payload_bytes=20_000).max_bytes
         data = b"x" * (limit + 1)
         chunks = (data[i : i + 4096] for i in range(0, len(data), 4096))
 
@@ -254,7 +254,7 @@ class TestRefusing:
 
     def test_the_largest_allowed_size_is_read(self, centre: Centre) -> None:
         """At the limit it is the form that is judged, not the size."""
-        limit = Ingest(centre.database, centre.clock, max_payload_bytes=20_000).max_bytes
+        limit = Ingest(centre.database, centre.clock, WITNESS, max_payload_bytes=20_000).max_bytes
 
         assert centre.post(b"x" * limit)[0] == 400
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.centre import Centre, FakeClock, Sender
+from fakes.centre import WITNESS, Centre, FakeClock, Sender
 from sqlalchemy import update
 
 from fedge.errors import StateError
@@ -130,7 +130,7 @@ def test_an_older_file_takes_pairs_after_its_migration(tmp_path: Path) -> None:
     clock, sender = FakeClock(), Sender()
     with Database(address) as database:
         Fleet(database, clock).admit(sender.public_key, "one")
-        Ingest(database, clock, max_payload_bytes=20_000).accept(sender.report(0))
+        Ingest(database, clock, WITNESS, max_payload_bytes=20_000).accept(sender.report(0))
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
         with database.writing() as connection:
@@ -139,7 +139,7 @@ def test_an_older_file_takes_pairs_after_its_migration(tmp_path: Path) -> None:
 
     with Database(address) as database:
         assert database.revision == HEAD
-        Ingest(database, clock, max_payload_bytes=20_000).accept(sealed(sender, 1, pair()))
+        Ingest(database, clock, WITNESS, max_payload_bytes=20_000).accept(sealed(sender, 1, pair()))
         facts = Facts(database, clock)
         assert facts.labels() == {sender.fingerprint: (pair(),)}
         assert set(facts.reports()) == {sender.fingerprint}

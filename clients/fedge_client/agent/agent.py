@@ -8,6 +8,7 @@ of its own `loops` repeats them.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,10 +24,10 @@ from fedge.delivery.store import ContentStore
 from fedge.delivery.switch import SlotSwitch
 from fedge.identity import Identity
 from fedge.models.hardware import hardware_class
+from fedge.privacy.approval import read_policy_and_approval
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.noise import Noise
-from fedge.privacy.policy import read_policy
-from fedge.records import GatewayStatus, RoundRequest
+from fedge.records import GatewayStatus, LedgerStanding, RoundRequest
 from fedge.serving.grants import GRANTS_FILE
 from fedge.serving.record_ids import block_numbering, id_prefix
 from fedge.statefile import StateFile
@@ -39,9 +40,11 @@ from fedge_client.agent.escalation_desk import EscalationDesk
 from fedge_client.agent.housekeeping import Housekeeper
 from fedge_client.agent.label_report import LabelReporter
 from fedge_client.agent.post import Post
+from fedge_client.agent.recovery import Recoverer
 from fedge_client.agent.releases import InstalledReleases
 from fedge_client.agent.sender import Sender
 from fedge_client.agent.spool import Spool
+from fedge_client.agent.standing import Standing
 from fedge_client.agent.telemetry import open_telemetry
 from fedge_client.agent.training import StartTrainer, TrainingDesk
 from fedge_client.agent.watch import Watcher
@@ -50,6 +53,9 @@ from fedge_client.agent.window_report import WindowReporter
 
 if TYPE_CHECKING:
     from fedge_client.agent.local_drift import LocalDrift
+
+SECURING_PUSHES = 3
+"""Pushes after which a round is declined whose charge did not arrive."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,7 +90,9 @@ class Agent:
     def __init__(self, settings: GatewaySettings, identity: Identity, ports: Ports) -> None:
         state_dir = settings.state_dir
         self.settings, self._ports = settings, ports
-        self.policy = read_policy(state_dir / "policy.toml")
+        self.policy, self._approval = read_policy_and_approval(
+            state_dir / "policy.toml", settings.policy_reviewers
+        )
         self.state = StateFile(state_dir / "state.sqlite")
         try:
             self._put_together(identity)
@@ -94,9 +102,17 @@ class Agent:
 
     def _put_together(self, identity: Identity) -> None:
         settings, ports, state_dir = self.settings, self._ports, self.settings.state_dir
+        self._pushing = threading.Lock()  # the push loop, and a round that waits for its charge
         self.clock = WindowClock(ports.clock, ports.steady, ports.boot)
+        # A policy that changed since the last start is entered here.
         self.ledger = Ledger(
-            self.state, self.policy, clock=ports.clock, simulated=settings.simulated
+            self.state,
+            self.policy,
+            clock=ports.clock,
+            simulated=settings.simulated,
+            gateway=identity.fingerprint,
+            public_key=identity.public_key.hex(),
+            approval=self._approval,
         )
         self.spool = Spool(
             self.state,
@@ -106,7 +122,9 @@ class Agent:
             simulated=settings.simulated,
         )
         self.gate = EgressGate(self.state, self.ledger, self.spool)
-        self.audit = AuditTrail(self.state, self.gate, self.spool)
+        self.audit = AuditTrail(
+            self.state, self.ledger, self.gate, self.spool, identity, ports.clock
+        )
         self.installed = InstalledReleases(state_dir / "slots")
         self.installer = Installer(
             self.state,
@@ -133,6 +151,15 @@ class Agent:
             withdrawn=self.consent.withdrawn,
         )
         self.local = self._open_local_drift(reporter)
+        labels = LabelReporter(
+            state=self.state,
+            store=self.store,
+            ledger=self.ledger,
+            noise=ports.noise,
+            gate=self.gate,
+            allowed=reporter.allowed,
+            watermark_windows=settings.label_watermark_windows,
+        )
         self.watcher = Watcher(
             state_dir / "ring.bin",
             state=self.state,
@@ -140,20 +167,24 @@ class Agent:
             store=self.store,
             gate=self.gate,
             reporter=reporter,
-            label_reporter=LabelReporter(
-                state=self.state,
-                store=self.store,
-                ledger=self.ledger,
-                noise=ports.noise,
-                gate=self.gate,
-                allowed=reporter.allowed,
-                watermark_windows=settings.label_watermark_windows,
-            ),
+            label_reporter=labels,
             clock=self.clock,
             window_slots=settings.window_slots,
             window_s=settings.window_s,
             spare_slots=settings.ring_slots + settings.window_slots,
             local=self.local,
+        )
+        self._block_of = block_numbering(self.policy.block, settings.window_slots)
+        self.standing = Standing(
+            self.state,
+            self.ledger,
+            gateway=identity.fingerprint,
+            public_key=identity.public_key,
+            recover=self._recoverer(labels),
+            greeted=self._greeted,
+        )
+        self.sender = Sender(
+            self.spool, ports.post, self.standing, interval_s=settings.push_interval_s
         )
         self.desk = TrainingDesk(
             gateway=identity.fingerprint,
@@ -164,6 +195,8 @@ class Agent:
             spool=self.spool,
             serving=lambda: self.installed.serving(self.installer.status()),
             closed_windows=lambda: self.watcher.windows,
+            in_step=lambda: self.sender.greet() and self.standing.cleared is not None,
+            secured=self._secured,
             start_trainer=ports.start_trainer,
             enabled=settings.train,
         )
@@ -190,7 +223,6 @@ class Agent:
             eraser=self.eraser,
             clock=ports.clock,
         )
-        self._block_of = block_numbering(self.policy.block, settings.window_slots)
         self.escalation: EscalationDesk | None = None
         grants = state_dir / GRANTS_FILE
         desk = EscalationDesk(self.ledger, grants, self._may_escalate)
@@ -198,13 +230,46 @@ class Agent:
             self.escalation = desk
         elif grants.exists():
             desk.revoke()
-        self.sender = Sender(self.spool, ports.post, interval_s=settings.push_interval_s)
         self._worker_restarts = 0
         self.telemetry = open_telemetry(
             settings.telemetry,
             gateway=identity.fingerprint,
             status=lambda: self.gate.checked(self.public_facts()),
         )
+
+    def _recoverer(self, labels: LabelReporter) -> Recoverer:
+        block = self.policy.block
+        return Recoverer(
+            self.state,
+            self.ledger,
+            spool=self.spool,
+            audit=self.audit,
+            labels=labels,
+            still=self.watcher.standing_still,
+            present_block=self._present_block,
+            block_slots=self.settings.window_slots * block.value if block.kind == "windows" else 0,
+        )
+
+    def _present_block(self) -> int:
+        """The latest block in which a record may have arrived."""
+        slot = max(self.watcher.next_slot, self.watcher.given_out() - 1)
+        return max(self._block_of(slot, self.clock.wall()), self.watcher.last_block)
+
+    def _secured(self) -> bool:
+        """Whether the coordinator has all ledger entries up to now; sends them if it has not."""
+        size = self.ledger.size
+        for _ in range(SECURING_PUSHES):
+            if (cleared := self.standing.cleared) is None:
+                return False
+            if cleared >= size:
+                return True
+            self.push_once()
+        return (self.standing.cleared or 0) >= size
+
+    def _greeted(self, found: LedgerStanding) -> None:
+        """Take numbers and entries that the coordinator has into account."""
+        self.spool.never_below(found.next_seq)
+        self.audit.resend_from(found.entries)
 
     def _open_local_drift(self, reporter: WindowReporter) -> LocalDrift | None:
         if not self.settings.local_drift.enabled:
@@ -247,8 +312,11 @@ class Agent:
 
     def push_once(self) -> float:
         """Push ledger entries and the spool; answers the seconds until the next push."""
-        self.audit.hand_over()
-        return self.sender.push()
+        with self._pushing:
+            if self.standing.cleared is not None:
+                self.audit.resend_from(self.standing.stored)
+            self.audit.hand_over()
+            return self.sender.push()
 
     def tidy_once(self) -> float:
         """Delete what is too old or too much; answers the seconds until the next time."""
@@ -274,6 +342,7 @@ class Agent:
             installer=self.installer,
             ledger=self.ledger,
             spool=self.spool,
+            standing=self.standing.state,
             stream=self.watcher,
             worker_restarts=lambda: self._worker_restarts,
             now=self._ports.clock(),
@@ -289,6 +358,7 @@ class Agent:
             "evicted_windows": self.store.evicted,
             "unfinished_erasures": self.eraser.unfinished,
             "ledger_entries_sent": self.audit.next_seq,
+            "ledger_standing": self.standing.detail,
             "training": bool(self.desk.reading),
             "local_drift": None if self.local is None else self.local.facts(),
         }

@@ -17,7 +17,7 @@ from fedge.errors import RecordError
 from fedge.identity import EnvelopeKind
 from fedge.privacy.entries import read_entry
 from fedge.privacy.ledger import Ledger, Reservation
-from fedge.records import AuditBatch, GatewayStatus, sha256_hex
+from fedge.records import AuditBatch, GatewayStatus, SignedHead, sha256_hex
 from fedge.statefile import StateFile
 from fedge_client.agent.spool import Channel, Spool
 
@@ -45,11 +45,16 @@ class EgressGate:
             raise RuntimeError(f"{type(facts).__name__} is not declared as public facts")
         return facts
 
-    def audit(self, first_seq: int, entries: Sequence[bytes]) -> bytes:
+    def audit(
+        self, first_seq: int, entries: Sequence[bytes], head: SignedHead | None = None
+    ) -> bytes:
         """Send consecutive ledger entries, the very bytes; joins the caller's transaction.
 
         An entry holds parameters and public facts only, by the ledger's own rule. Asked again
         with the same first entry, it adds nothing while that batch is stored.
+
+        Args:
+            head: of the ledger with the last of them: a hash over entries, which are public.
 
         Raises:
             RuntimeError: something else than ledger entries in their order.
@@ -57,7 +62,7 @@ class EgressGate:
         for seq, entry in enumerate(entries, first_seq):
             if not _is_entry(entry, seq):
                 raise RuntimeError(f"no ledger entry {seq}; nothing else is sent as an audit")
-        payload = AuditBatch(first_seq, tuple(entries)).to_bytes()
+        payload = AuditBatch(first_seq, tuple(entries), head).to_bytes()
         return self._spool.put("audit", payload, key=f"audit/{first_seq}", channel="push")
 
     def release(
@@ -82,7 +87,8 @@ class EgressGate:
             if stored is not None:
                 return stored
             self._ledger.settle(reservation, key, sha256_hex(payload), noise_kind)
-            return self._spool.put(kind, payload, key=spool_key, channel=channel)
+            size = self._ledger.size
+            return self._spool.put(kind, payload, key=spool_key, channel=channel, entries=size)
 
 
 def _is_entry(data: bytes, seq: int) -> bool:

@@ -10,6 +10,7 @@ from fedge.models.hardware import hardware_class
 from fedge.privacy.ledger import Ledger
 from fedge.records import GatewayStatus
 from fedge_client.agent.spool import Spool
+from fedge_client.agent.standing import State
 
 MAX_BLOCKS = 64
 
@@ -34,6 +35,7 @@ def collect(
     installer: Installer,
     ledger: Ledger,
     spool: Spool,
+    standing: State,
     stream: StreamFacts,
     worker_restarts: Callable[[], int],
     now: float,
@@ -60,6 +62,8 @@ def collect(
             "spool_dropped": spool.dropped,
             "spool_gaps": spool.gaps,
             "spool_corrupt": spool.corrupt,
+            "ledger_entries": ledger.size,
+            "ledger_standing": standing,
             "worker_restarts": worker_restarts(),
             "blocks": tuple(ledger.spendings()[-MAX_BLOCKS:]),
             "at": now,

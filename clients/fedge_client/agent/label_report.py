@@ -88,8 +88,11 @@ class LabelReporter:
     def plan(self, span: WindowSpan, task: str) -> None:
         """Note that a window which becomes final gets a label report; joins the transaction.
 
-        It does only where the policy of its block left something for it.
+        It does only where the policy of its block left something for it, and the block has not
+        lost its budget.
         """
+        if not self._ledger.is_open(span.block):
+            return
         if label_event(self._ledger.policy_of(span.block)) is None:
             return
         due = span.window + self._watermark
@@ -98,6 +101,11 @@ class LabelReporter:
                 "INSERT OR REPLACE INTO label_windows VALUES (?, ?, ?, ?, ?)",
                 (span.window, span.block, span.release, task, due),
             )
+
+    def forget_planned(self) -> None:
+        """Give up all reports that are planned, as their blocks have no budget left; joins."""
+        with self._state.transaction() as db:
+            db.execute("DELETE FROM label_windows")
 
     def waits(self, window: int) -> bool:
         """Whether some window is at its watermark once `window` is final."""

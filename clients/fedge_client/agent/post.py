@@ -1,4 +1,5 @@
 """One envelope over HTTP to the coordinator, and proof that it was the coordinator who took it.
+A question to it goes the same way.
 
 A status of 200 alone proves nothing: a captive portal answers so, or another server at the
 same address. What is taken is answered by a receipt that names this very envelope. When to
@@ -11,6 +12,7 @@ import contextlib
 import socket
 import weakref
 from collections.abc import Callable
+from typing import Protocol
 
 import urllib3
 from urllib3.connection import HTTPConnection, HTTPSConnection
@@ -21,11 +23,27 @@ from fedge.records import Receipt
 
 CONNECT_S = 3.0
 MAX_ANSWER_BYTES = 4096
-"""A receipt has a tenth of this; of any answer no more than this is read."""
+"""A receipt has a tenth of this; of an answer to an envelope no more than this is read."""
 
-Post = Callable[[bytes], int]
-"""Sends one envelope and answers the HTTP status, 200 only with a receipt for it; raises
-`OutboundError` when it cannot."""
+Get = Callable[[str, int], tuple[int, bytes]]
+"""Asks for a path and answers status and body, of so many bytes at most; raises `OutboundError`
+when it cannot."""
+
+
+class Post(Protocol):
+    """The way to the coordinator."""
+
+    def __call__(self, envelope: bytes) -> int:
+        """Send one envelope; answers the HTTP status, 200 only with a receipt for it.
+
+        Raises:
+            OutboundError: it cannot be sent, or nobody answers.
+        """
+        ...
+
+    def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        """Ask for what is at `path`; see `Get`."""
+        ...
 
 
 class _Lines:
@@ -65,13 +83,16 @@ class _Lines:
 class HttpPost:
     """Posts envelopes to `<base>/v1/envelopes` over a kept connection; follows no redirect.
 
+    `get` asks for other paths under the same base.
+
     Args:
         base_url: of the coordinator.
         timeout_s: longest wait for the next bytes of an answer; for a connection, less.
     """
 
     def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
-        self._url = base_url.rstrip("/") + "/v1/envelopes"
+        self._base = base_url.rstrip("/")
+        self._url = self._base + "/v1/envelopes"
         timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
         self._pool = urllib3.PoolManager(num_pools=1, timeout=timeout, retries=False)
         self._lines = _Lines()
@@ -88,12 +109,28 @@ class HttpPost:
             answer = self._pool.request(
                 "POST", self._url, body=envelope, headers=headers, preload_content=False
             )
-            body = _read(answer)
+            body = _read(answer, MAX_ANSWER_BYTES)
         except urllib3.exceptions.HTTPError as error:
             raise OutboundError(f"cannot reach {self._url}: {error}") from error
         if answer.status == 200:
             self._check_receipt(envelope, body)
         return answer.status
+
+    def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        """Ask for what is at `path`; answers status and body.
+
+        Raises:
+            OutboundError: nobody answers, or an answer of 200 is longer than `max_bytes`.
+        """
+        url = self._base + path
+        try:
+            answer = self._pool.request("GET", url, preload_content=False)
+            body = _read(answer, max_bytes)
+        except urllib3.exceptions.HTTPError as error:
+            raise OutboundError(f"cannot reach {url}: {error}") from error
+        if answer.status == 200 and not body:
+            raise OutboundError(f"{url} answers nothing, or more than {max_bytes} bytes")
+        return answer.status, body
 
     def abort(self) -> None:
         """End the call that another thread waits for: there it raises `OutboundError`."""
@@ -111,10 +148,10 @@ class HttpPost:
             raise OutboundError(f"{self._url} answers 200 with the receipt of another envelope")
 
 
-def _read(answer: urllib3.BaseHTTPResponse) -> bytes:
-    """The body; nothing of one that is too long for a receipt, and its connection is given up."""
-    body = bytes(answer.read(MAX_ANSWER_BYTES + 1, decode_content=False))
-    if len(body) > MAX_ANSWER_BYTES:
+def _read(answer: urllib3.BaseHTTPResponse, limit: int) -> bytes:
+    """The body; nothing of one that is longer than `limit`, and its connection is given up."""
+    body = bytes(answer.read(limit + 1, decode_content=False))
+    if len(body) > limit:
         answer.close()
         return b""
     answer.release_conn()

@@ -1,8 +1,9 @@
 """Pushing the spool to the coordinator: at least once, important ones first, with backoff.
 
-The coordinator acknowledges an envelope only when it is on its disk; only then
-does it leave the spool. A refusal for good puts one envelope aside and goes on.
-One that keeps failing while the coordinator answers does not hold up the others.
+What derives from records waits until the coordinator holds the ledger entries that charge
+for it: see `standing`. The coordinator acknowledges an envelope only when it is on its
+disk; only then does it leave the spool. A refusal for good puts one envelope aside and goes
+on. One that keeps failing while the coordinator answers does not hold up the others.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ from typing import Literal
 from fedge.breaker import CircuitBreaker
 from fedge.errors import OutboundError
 from fedge_client.agent.post import HttpPost, Post
-from fedge_client.agent.spool import Spool, Spooled
+from fedge_client.agent.spool import CONTENT_KINDS, Spool, Spooled
+from fedge_client.agent.standing import Standing
 
 log = logging.getLogger(__name__)
 
-FINAL_REFUSALS = {400: "malformed", 409: "conflict", 413: "too-large"}
+CONFLICT = 409
+FINAL_REFUSALS = {400: "malformed", CONFLICT: "conflict", 413: "too-large"}
 """Statuses that no retry will change. A key that is not admitted yet (401, 403) may be later."""
 
 ROUND_S = 5.0
@@ -55,6 +58,7 @@ class Sender:
 
     Args:
         spool, post: from where, to where.
+        standing: of the ledger; asked for before the first envelope is sent.
         interval_s: pause between rounds when all is well.
         max_backoff_s: longest pause; until then it doubles with each failure in a row.
         jitter: random factor source in [0, 1), so that a fleet does not come back in step.
@@ -66,6 +70,7 @@ class Sender:
         self,
         spool: Spool,
         post: Post,
+        standing: Standing,
         *,
         interval_s: float,
         max_backoff_s: float = 60.0,
@@ -73,7 +78,7 @@ class Sender:
         clock: Callable[[], float] = time.monotonic,
         breaker: CircuitBreaker | None = None,
     ) -> None:
-        self._spool, self._post = spool, post
+        self._spool, self._post, self._standing = spool, post, standing
         self._interval_s, self._max_backoff_s = interval_s, max_backoff_s
         self._jitter, self._clock = jitter, clock
         self.breaker = breaker or CircuitBreaker("the coordinator", clock, reset_s=RESET_S)
@@ -84,17 +89,37 @@ class Sender:
     def push(self) -> float:
         """Send what waits, for `ROUND_S` at most; answers the seconds until the next call."""
         end = self._clock() + ROUND_S
+        if not self.greet():
+            self._failures += 1
+            return self._pause_s()
         while batch := self._next_batch():
             for item in batch:
                 if self._stopping.is_set():
                     return self._interval_s
-                if not self._send(item.seq):
+                if not self._send(item):
                     self._failures += 1
                     return self._pause_s()
                 if self._clock() > end:
                     return 0.0
         self._failures = 0
         return self._interval_s
+
+    def greet(self) -> bool:
+        """Ask for the ledger's standing where it is not known; says whether to go on sending.
+
+        May be called from another thread while a `push` is under way.
+        """
+        if not self._standing.due:
+            return True
+        try:
+            self.breaker.check()
+            self._standing.greet(self._post.get)
+        except OutboundError as error:
+            log.info("the ledger's standing is not known: %s", error)
+            self.breaker.failed()
+            return False
+        self.breaker.succeeded()
+        return True
 
     def stop(self) -> None:
         """End a `push` in another thread: no call is begun, one under way is cut off.
@@ -106,10 +131,11 @@ class Sender:
             self._post.abort()
 
     def _next_batch(self) -> list[Spooled]:
-        batch = self._spool.waiting(without=self._passed_over)
+        cleared = self._standing.cleared
+        batch = self._spool.waiting(without=self._passed_over, cleared=cleared)
         if not batch and self._passed_over:
             self._passed_over.clear()
-            batch = self._spool.waiting()
+            batch = self._spool.waiting(cleared=cleared)
         return batch
 
     def _pause_s(self) -> float:
@@ -117,11 +143,13 @@ class Sender:
         backoff = min(doubled, self._max_backoff_s) * (0.5 + 0.5 * self._jitter())
         return max(backoff, self.breaker.wait_s)
 
-    def _send(self, seq: int) -> bool:
+    def _send(self, item: Spooled) -> bool:
         """Send one envelope; says whether to go on with the next one."""
         if self.breaker.wait_s > 0:
             return False
-        envelope = self._spool.hand_out(seq)
+        if item.kind in CONTENT_KINDS and self._standing.cleared is None:
+            return True  # a refusal came since the batch was put together
+        envelope = self._spool.hand_out(item.seq)
         if envelope is None:
             return True
         try:
@@ -132,7 +160,14 @@ class Sender:
             self.breaker.failed()
             self._spool.give_back()
             return False
-        return self._judge(seq, status)
+        self._tell_standing(item, envelope, status)
+        return self._judge(item.seq, status)
+
+    def _tell_standing(self, item: Spooled, envelope: bytes, status: int) -> None:
+        if item.kind == "audit" and status == 200:
+            self._standing.taken(envelope)
+        elif item.kind == "audit" and status == CONFLICT:
+            self._standing.refused()
 
     def _judge(self, seq: int, status: int) -> bool:
         outcome = outcome_of(status)

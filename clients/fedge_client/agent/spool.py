@@ -37,6 +37,10 @@ PRIORITIES: dict[EnvelopeKind, int] = {
 }
 """Importance of each kind: 0 is sent first and given up last."""
 
+CONTENT_KINDS = ("labels", "report")
+"""Kinds that are pushed and derive from records: they are sent only when the ledger entries that
+charge for them are."""
+
 KEPT_RUNS = 3
 """Runs whose replies are kept. One that is asked for a reply of an older run refuses: the
 ledger knows it as settled, so no second noise is drawn."""
@@ -97,12 +101,21 @@ class Spool:
     # --- putting in -------------------------------------------------------------------
 
     def put(
-        self, kind: EnvelopeKind, payload: bytes, *, key: str | None = None, channel: Channel
+        self,
+        kind: EnvelopeKind,
+        payload: bytes,
+        *,
+        key: str | None = None,
+        channel: Channel,
+        entries: int = 0,
     ) -> bytes:
         """Seal `payload` and keep it; joins the caller's transaction. Answers the envelope.
 
         A `key` that is known already answers the stored envelope and adds nothing. The quota
         may push out others, or this one.
+
+        Args:
+            entries: size of the ledger whose last entry settles this payload; it waits for them.
         """
         with self._state.transaction() as db:
             if key is not None and (stored := self.stored(key)) is not None:
@@ -110,7 +123,7 @@ class Spool:
             # Each channel counts for itself: what went another way must not look like a gap.
             seq = self._draw(f"next_{channel}")
             envelope = self._seal(kind, seq, payload)
-            self._insert(db, channel, seq, kind, key, envelope)
+            self._insert(db, channel, seq, kind, key, envelope, entries=entries)
             if channel == "reply":
                 self._prune_replies(db)
             if channel == "push" and disk_bytes(len(envelope)) > self._max_bytes:
@@ -135,7 +148,9 @@ class Spool:
 
     # --- sending ----------------------------------------------------------------------
 
-    def waiting(self, limit: int = 64, *, without: Collection[int] = ()) -> list[Spooled]:
+    def waiting(
+        self, limit: int = 64, *, without: Collection[int] = (), cleared: int | None = None
+    ) -> list[Spooled]:
         """What is to be pushed next: by importance, then by age.
 
         Nothing starves: the oldest of each kind is in every answer, so that each moves by one
@@ -145,6 +160,8 @@ class Spool:
         Args:
             limit: at most so many, and at least one of each kind.
             without: numbers to leave out.
+            cleared: leave out what derives from records, but for that which so many ledger
+                entries charge for; None leaves out all of it.
         """
         marks = ",".join("?" * len(without))
         shown = (
@@ -152,14 +169,16 @@ class Spool:
             "SELECT 1 FROM spool AS older WHERE older.channel = 'push' AND older.kind = 'gap'"
             " AND older.state = 'waiting' AND older.detail = spool.detail"
             f" AND older.seq < spool.seq)) AND seq NOT IN ({marks})"
+            " AND (kind NOT IN ('labels', 'report') OR entries <= ?)"
         )
+        chosen = (*without, -1 if cleared is None else cleared)
         query = (
             f"SELECT seq, kind, CAST(envelope AS BLOB) FROM spool WHERE channel = 'push' AND"
             f" (seq IN (SELECT seq FROM spool WHERE {shown} ORDER BY priority, seq LIMIT ?)"
             f" OR seq IN (SELECT MIN(seq) FROM spool WHERE {shown} GROUP BY kind))"
             " ORDER BY priority, seq"
         )
-        values = (*without, max(1, limit - len(PRIORITIES)), *without)
+        values = (*chosen, max(1, limit - len(PRIORITIES)), *chosen)
         return [Spooled(int(s), str(k), bytes(e)) for s, k, e in self._state.rows(query, *values)]
 
     def hand_out(self, seq: int) -> bytes | None:
@@ -207,6 +226,47 @@ class Spool:
     def give_back(self) -> None:
         """What was handed out was not taken: it waits again."""
         self._in_flight = None
+
+    # --- after the state was lost or put back -----------------------------------------
+
+    def never_below(self, seq: int) -> None:
+        """Use no number below `seq` from now on; joins the caller's transaction."""
+        with self._state.transaction() as db:
+            for name in ("next_push", "next_reply"):
+                db.execute("INSERT OR IGNORE INTO spool_counters VALUES (?, 0)", (name,))
+                db.execute(
+                    "UPDATE spool_counters SET value = MAX(value, ?) WHERE name = ?", (seq, name)
+                )
+
+    def start_over(self, seq: int) -> None:
+        """Go on with numbers from `seq`, without what a ledger that is no more had charged for.
+
+        Everything that waits is given up, and counted; the ledger still has its entries. What was
+        given up before stays told, under new numbers. Joins the caller's transaction.
+        """
+        with self._state.transaction() as db:
+            self.never_below(seq)
+            gaps = db.execute(
+                "SELECT seq, CAST(envelope AS BLOB) FROM spool WHERE kind = 'gap'"
+                " AND state = 'waiting' ORDER BY seq"
+            ).fetchall()
+            told = [self._read_gap(int(number), bytes(data)) for number, data in gaps]
+            db.execute(
+                "DELETE FROM spool WHERE channel = 'reply' OR state <> 'waiting' OR kind = 'gap'"
+            )
+            for gap in filter(None, told):
+                number = self._draw("next_push")
+                envelope = self._seal("gap", number, gap.to_bytes())
+                self._insert(db, "push", number, "gap", None, envelope, gap.kind)
+            while self._drop(db, "kind <> 'gap'"):
+                pass
+            _count_bytes(db)
+
+    def forget_set_aside(self, kind: EnvelopeKind) -> None:
+        """Delete what was set aside of one kind; joins the caller's transaction."""
+        with self._state.transaction() as db:
+            db.execute("DELETE FROM spool WHERE kind = ? AND state <> 'waiting'", (kind,))
+            _count_bytes(db)
 
     # --- figures, all public facts ----------------------------------------------------
 
@@ -274,13 +334,17 @@ class Spool:
         key: str | None,
         envelope: bytes,
         detail: str = "",
+        entries: int = 0,
     ) -> None:
         size = disk_bytes(len(envelope))
         db.execute(
             "INSERT INTO spool"
-            " (channel, seq, kind, key, state, created, envelope, detail, priority, size, handed)"
-            " VALUES (?, ?, ?, ?, 'waiting', ?, ?, ?, ?, ?, 0)",
-            (channel, seq, kind, key, self._clock(), envelope, detail, PRIORITIES[kind], size),
+            " (channel, seq, kind, key, state, created, envelope, detail, priority, size, handed,"
+            " entries) VALUES (?, ?, ?, ?, 'waiting', ?, ?, ?, ?, ?, 0, ?)",
+            (
+                *(channel, seq, kind, key, self._clock(), envelope, detail),
+                *(PRIORITIES[kind], size, entries),
+            ),
         )
         self._add_bytes(db, size)
 
@@ -425,10 +489,16 @@ def _prepare_tables(db: sqlite3.Connection) -> None:
             "UPDATE spool SET size = ? WHERE rowid = ?",
             [(disk_bytes(int(length)), rowid) for rowid, length in sizes],
         )
+    if "entries" not in columns:
+        db.execute("ALTER TABLE spool ADD COLUMN entries INTEGER NOT NULL DEFAULT 0")
     db.execute(
         "CREATE INDEX IF NOT EXISTS spool_order"
         " ON spool (channel, state, priority, seq, kind, detail)"
     )
+    _count_bytes(db)
+
+
+def _count_bytes(db: sqlite3.Connection) -> None:
     db.execute(
         "INSERT OR REPLACE INTO spool_counters SELECT 'bytes', COALESCE(SUM(size), 0) FROM spool"
     )

@@ -22,15 +22,17 @@ from fedge.errors import (
     BudgetExhaustedError,
     FedgeError,
     ParticipationRefusedError,
+    QuotaExceededError,
     ReservationError,
     StateError,
+    UnknownEventError,
 )
 from fedge.identity import EnvelopeKind
 from fedge.privacy.grants import Grant
 from fedge.privacy.ledger import Ledger, Reservation
 from fedge.records import (
     AdapterUpdate,
-    PairedCounts,
+    PairedDifference,
     RoundRequest,
     RunSpec,
     TrainingPlan,
@@ -38,6 +40,7 @@ from fedge.records import (
 )
 from fedge_client.agent.egress import EgressGate
 from fedge_client.agent.spool import Spool
+from fedge_client.agent.standing import NOT_IN_STEP
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +57,8 @@ class Trainer(Protocol):
     def round(self, vector: Vector, grant: Grant) -> Vector:
         """Local steps from `vector`; answers the change, float32, of the same length."""
 
-    def evaluate(self, vector: Vector, grant: Grant) -> tuple[int, int]:
-        """Noised counts: only the candidate right, only the present release right."""
+    def evaluate(self, vector: Vector, grant: Grant) -> int:
+        """Noised difference of right answers: candidate less present release."""
 
     def close(self) -> None:
         """End the trainer and forget its records."""
@@ -80,6 +83,10 @@ class TrainingDesk:
         gateway: this gateway's fingerprint.
         serving: the committed release, or None before the first.
         closed_windows: number of windows closed so far, a public fact.
+        in_step: whether the ledger goes on from what the coordinator confirmed; until it is known
+            to, nothing is answered, stored or not.
+        secured: whether the coordinator has every entry of the ledger up to now, sent if need be;
+            before that no run reads a record.
         start_trainer: starts the trainer of a run.
         enabled: whether this gateway takes part in runs at all.
     """
@@ -95,12 +102,15 @@ class TrainingDesk:
         spool: Spool,
         serving: Callable[[], Serving | None],
         closed_windows: Callable[[], int],
+        in_step: Callable[[], bool],
+        secured: Callable[[], bool],
         start_trainer: StartTrainer,
         enabled: bool = True,
     ) -> None:
         self._gateway, self._task, self._enabled = gateway, task, enabled
         self._ledger, self._store, self._gate, self._spool = ledger, store, gate, spool
         self._serving, self._closed_windows = serving, closed_windows
+        self._in_step, self._secured = in_step, secured
         self._start_trainer = start_trainer
         self._run_id = ""
         self._trainer: Trainer | None = None
@@ -121,10 +131,14 @@ class TrainingDesk:
         """
         spec = request.spec
         key = f"{spec.run_id}/{request.phase}/{request.round}"
+        self._check_standing(spec)
         if (stored := self._spool.stored(key)) is not None:
             return stored
         serving = self._check(request, arrays)
         reservation = self._reserve(spec)
+        if not self._secured():
+            # Of two gateways that go on from one state, one is stopped here.
+            raise ParticipationRefusedError(NOT_IN_STEP)
         vector = np.frombuffer(arrays, dtype="<f4").astype(np.float32)
         trainer = self._trainer_for(spec, serving)
         kind: EnvelopeKind
@@ -161,12 +175,17 @@ class TrainingDesk:
             trainer.close()
         self._reading = ()
 
+    def _check_standing(self, spec: RunSpec) -> None:
+        # First: a gateway that is not asked has no reason to give.
+        if all(p.gateway != self._gateway for p in spec.participants):
+            raise ParticipationRefusedError("not-in-cohort")
+        if not self._in_step():
+            raise ParticipationRefusedError(NOT_IN_STEP)
+
     def _check(self, request: RoundRequest, arrays: bytes) -> Serving:
         """Everything about participation is decided here, from public facts alone."""
         spec, plan = request.spec, request.spec.plan
-        mine = next((p for p in spec.participants if p.gateway == self._gateway), None)
-        if mine is None:
-            raise ParticipationRefusedError("not-in-cohort")
+        mine = next(p for p in spec.participants if p.gateway == self._gateway)
         if not self._enabled:
             raise ParticipationRefusedError("training-switched-off")
         if spec.task != self._task:
@@ -192,13 +211,33 @@ class TrainingDesk:
         blocks = self._store.blocks_of(mine.first_window, mine.last_window)
         if not blocks:
             raise ParticipationRefusedError("windows-not-kept")
+        self._check_unit(spec.plan, blocks)
         try:
-            return self._ledger.reserve_run(spec.run_id, blocks, spec.plan.events)
-        except BudgetExhaustedError as error:
+            return self._ledger.reserve_run(
+                spec.run_id,
+                blocks,
+                spec.plan.events,
+                purposes=("training", "evaluation"),
+                task=spec.task,
+                base_release=spec.base_release,
+                base_sha256=spec.base_sha256,
+            )
+        except QuotaExceededError as error:
+            log.warning("run %s refused: %s", spec.run_id, error)
+            raise ParticipationRefusedError("quota-exceeded") from error
+        except (BudgetExhaustedError, UnknownEventError) as error:
+            # So little noise that it has no price at all is more than any budget.
             log.warning("run %s refused: %s", spec.run_id, error)
             raise ParticipationRefusedError("budget-exhausted") from error
         except ReservationError as error:
             raise ParticipationRefusedError("run-id-used-for-other-content") from error
+
+    def _check_unit(self, plan: TrainingPlan, blocks: tuple[int, ...]) -> None:
+        """The plan must bound what this gateway's owner protects, with the owner's m."""
+        for block in blocks:
+            policy = self._ledger.policy_of(block)
+            if (plan.unit, plan.max_records) != (policy.unit, policy.max_records):
+                raise ParticipationRefusedError("other-unit")
 
     def _trainer_for(self, spec: RunSpec, serving: Serving) -> Trainer:
         if self._trainer is not None and self._run_id == spec.run_id:
@@ -241,12 +280,9 @@ class TrainingDesk:
         key: str,
     ) -> bytes:
         plan = request.spec.plan
-        candidate_only, present_only = trainer.evaluate(
-            vector, self._ledger.grant(reservation, key, plan.evaluation_event)
-        )
-        return PairedCounts(
+        grant = self._ledger.grant(reservation, key, plan.evaluation_event)
+        return PairedDifference(
             run_id=request.spec.run_id,
-            candidate_only=candidate_only,
-            present_only=present_only,
+            difference=trainer.evaluate(vector, grant),
             sigma2=plan.evaluation_sigma2,
         ).to_bytes()

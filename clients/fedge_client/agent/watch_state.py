@@ -96,6 +96,16 @@ class WatchState:
                 (span.block, span.release, closed.wall, closed.steady, closed.boot, window_s),
             )
 
+    def never_below(self, window: int, slot: int) -> None:
+        """Go on with numbers not below these; joins the caller's transaction."""
+        with self._state.transaction() as db:
+            db.execute("INSERT OR IGNORE INTO watch VALUES (1, 0, NULL, 0, 0)")
+            db.execute(
+                "UPDATE watch SET window = MAX(window, ?), slot = MAX(COALESCE(slot, 0), ?)"
+                " WHERE one = 1",
+                (window, slot),
+            )
+
     def position_moved(self, position: int) -> None:
         """Note that the ring is used up to `position` although no window closed."""
         with self._state.transaction() as db:

@@ -31,6 +31,7 @@ from fedge.records.purposes import MONITORING, TRAINING
 from fedge.serving.ring_file import Records
 from fedge.serving.scores import Scores
 from fedge.statefile import StateFile
+from fedge_client.agent.contributions import Contributions
 from fedge_client.agent.releases import Installed
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ class WindowReporter:
         self._state, self._store, self._ledger = state, store, ledger
         self._noise, self._policy = noise, policy
         self._window_slots, self._withdrawn = window_slots, withdrawn
+        self._contributions = Contributions(state)
         self.noise_kind = noise.kind
 
     def report(
@@ -82,7 +84,10 @@ class WindowReporter:
         Raises:
             StateError: the disk refused. The window can be reported again.
         """
+        policy = self._policy_of(span.block)
         purposes = self.purposes(rows)
+        if policy.unit == "subject":
+            purposes[~self._within(span, rows, purposes, policy.max_records)] = 0
         profile, predictions = _profiled(rows, purposes & MONITORING > 0, installed)
         trained = _chosen(purposes & TRAINING > 0)
         # Of all rows: when a window is deleted must not depend on which of them are kept.
@@ -95,7 +100,7 @@ class WindowReporter:
             present=len(rows) if "training" in installed.task.purposes else 0,
         )
         self._sketch(span, profile.sketch)
-        event = window_event(installed.reference, self._policy.window_rho)
+        event = window_event(installed.reference, policy.window_rho, policy.max_records)
         try:
             self._ledger.open_block(span.block)
             reservation = self._ledger.reserve_window(span.window, span.block, (event,))
@@ -146,6 +151,24 @@ class WindowReporter:
             bits = [self._withdrawn(subject.tobytes()) for subject in distinct]
             purposes[about_somebody] &= ~np.array(bits, dtype=np.uint8)[which.ravel()]
         return purposes
+
+    def _within(
+        self, span: WindowSpan, rows: Records, purposes: npt.NDArray[np.uint8], limit: int
+    ) -> npt.NDArray[np.bool_]:
+        """Which rows are among the first `limit` of their subject in the block, bool[n].
+
+        A row that may be used for nothing is a null record anyway, and takes none of them.
+        """
+        subjects = rows["subject"].reshape(-1, PSEUDONYM_BYTES).copy()
+        subjects[purposes & (MONITORING | TRAINING) == 0] = 0
+        return self._contributions.within(span.block, span.window, subjects, limit)
+
+    def _policy_of(self, block: int) -> PrivacyPolicy:
+        """What holds for a block: the policy that it was opened under, if it is open."""
+        try:
+            return self._ledger.policy_of(block)
+        except BudgetError:
+            return self._policy
 
     def _keep(
         self,

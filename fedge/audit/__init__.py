@@ -1,0 +1,1 @@
+"""Audits of ourselves: what the training that we run lets an attacker find out, measured."""

@@ -1,0 +1,209 @@
+"""From a verified bundle to the model of a report.
+
+What a bundle claims about itself is taken from the verifier's facts; entries are read for
+their words (who approved what and why), never for totals. Where the ledger's arithmetic and the
+verifier's disagree, the bundle is rejected: one of them is wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fedge.errors import FedgeError
+from fedge.review.budget import epsilon_across, worst_first
+from fedge.review.prices import price_run, runs_in_fresh_block
+from fedge.review.report.evidence import accuracy_of, audits_of, estimate_of
+from fedge.review.report.model import (
+    BlockLine,
+    ComplianceReport,
+    Integrity,
+    Projection,
+    Remark,
+)
+from fedge.review.report.parts import LedgerPart, read_ledger
+from fedge.review.source import Bundle
+from fedge.review.verifier import Facts, Verdict
+
+PRESENT_IN = (2, 5, 10, 30)
+"""Numbers of blocks for which the bound across blocks is told."""
+
+
+def build_report(
+    bundle: Bundle | None,
+    verdict: Verdict,
+    *,
+    verified_at: float,
+    controller: Mapping[str, Any] | None = None,
+    estimate: bool = True,
+) -> ComplianceReport:
+    """The model of a report about one bundle.
+
+    Args:
+        bundle: as it was read; None where it could not be, which only a rejected one may.
+        verified_at: when the verifier ran, seconds since the epoch.
+        controller: contacts and declarations from the controller's own file.
+        estimate: also compute the tighter estimate, which needs dp-accounting.
+
+    Raises:
+        ValueError: an accepted bundle was not handed over.
+    """
+    if bundle is None and verdict.accepted:
+        raise ValueError("an accepted bundle can be read")
+    deviation = _deviation(verdict)
+    parts: list[LedgerPart] = []
+    if bundle is not None and deviation is None:
+        try:
+            parts = _parts(bundle, verdict)
+        except FedgeError as error:
+            deviation = _disagree(
+                f"the ledger's own replay refuses what the verifier took: {error}"
+            )
+    disagreement = next((part.disagreement for part in parts if part.disagreement), "")
+    if disagreement:
+        deviation, parts = _disagree(disagreement), []
+    facts = verdict.facts
+    evidence = {} if bundle is None else bundle.source.evidence
+    lines = _lines(parts)
+    return ComplianceReport(
+        bundle_sha256=_fact(facts, "sha256"),
+        made_at=facts.made_at if facts is not None else float("nan"),
+        made_by=_fact(facts, "made_by"),
+        exporter_key=_fact(facts, "exporter_key"),
+        fedge=_fact(facts, "fedge"),
+        simulated=bundle is not None and bundle.source.simulated,
+        verified_at=verified_at,
+        deviation=deviation,
+        remarks=_remarks(verdict),
+        blocks=lines,
+        charges=tuple(charge for part in parts for charge in part.charges),
+        projections=tuple(p for part in parts if (p := _projection(part)) is not None),
+        policies=tuple(change for part in parts for change in part.policies),
+        incidents=tuple(incident for part in parts for incident in part.incidents),
+        integrity=tuple(_integrity(part, evidence) for part in parts),
+        exposure=_exposure(lines),
+        estimates=estimate_of([p.ledger for p in parts], lines) if estimate else (),
+        audits=audits_of(evidence),
+        accuracy=accuracy_of(evidence),
+        accuracy_about=str(evidence.get("accuracy", {}).get("about", "on public evaluation rows")),
+        releases=() if bundle is None or not parts else _releases(bundle),
+        controller={**evidence.get("controller", {}), **(controller or {})},
+    )
+
+
+def _deviation(verdict: Verdict) -> Remark | None:
+    if verdict.accepted:
+        return None
+    if not verdict.deviations:
+        return _disagree("the bundle could not be taken apart")
+    first = verdict.deviations[0]
+    file = f"{first.file}: " if first.file and first.entry is None else ""
+    return Remark(
+        gateway=first.gateway or "",
+        name=_name(verdict, first.gateway),
+        entry=first.entry,
+        what=file + first.what,
+        unproven=True,
+    )
+
+
+def _disagree(what: str) -> Remark:
+    return Remark(gateway="", name="", entry=None, what=what, unproven=True)
+
+
+def _remarks(verdict: Verdict) -> tuple[Remark, ...]:
+    return tuple(
+        Remark(
+            gateway=finding.gateway or "",
+            name=_name(verdict, finding.gateway),
+            entry=finding.entry,
+            what=finding.what,
+            unproven=finding.unproven,
+        )
+        for finding in verdict.findings
+    )
+
+
+def _name(verdict: Verdict, gateway: str | None) -> str:
+    gateways = () if verdict.facts is None else verdict.facts.gateways
+    return next((one.name for one in gateways if one.gateway == gateway), gateway or "")
+
+
+def _fact(facts: Facts | None, name: str) -> str:
+    return "not known" if facts is None else str(getattr(facts, name))
+
+
+def _parts(bundle: Bundle, verdict: Verdict) -> list[LedgerPart]:
+    facts = {} if verdict.facts is None else {one.gateway: one for one in verdict.facts.gateways}
+    ledgers = sorted(bundle.source.gateways, key=lambda one: (one.name, one.gateway))
+    return [read_ledger(ledger, facts[ledger.gateway]) for ledger in ledgers]
+
+
+def _lines(parts: list[LedgerPart]) -> tuple[BlockLine, ...]:
+    verified = {
+        (part.ledger.gateway, block.block): block for part in parts for block in part.facts.blocks
+    }
+    found = []
+    for budget in worst_first(budget for part in parts for budget in part.budgets):
+        own = verified[budget.gateway, budget.block]
+        found.append(
+            BlockLine(budget=budget, verified_nano=own.spent_nano, verified_epsilon=own.epsilon)
+        )
+    return tuple(found)
+
+
+def _projection(part: LedgerPart) -> Projection | None:
+    run = part.last_run
+    if run is None:
+        return None
+    usable = [budget for budget in part.budgets if not budget.recovered]
+    prices = price_run(usable, run.events)
+    policy = part.policies[-1].policy if part.policies else part.budgets[-1].policy
+    return Projection(
+        gateway=part.ledger.gateway,
+        name=part.ledger.name,
+        run_id=run.run_id,
+        cost_nano=max((price.cost_nano for price in prices), default=0),
+        fits={price.budget.block: price.fits for price in prices},
+        fresh=runs_in_fresh_block(policy, run.events),
+    )
+
+
+def _integrity(part: LedgerPart, evidence: Mapping[str, Mapping[str, Any]]) -> Integrity:
+    facts, ledger = part.facts, part.ledger
+    standing = evidence.get("standing", {}).get("gateways", [])
+    sent = {artefact.payload_sha256 for artefact in ledger.artefacts}
+    lag = next((one["lag"] for one in standing if one.get("gateway") == ledger.gateway), "")
+    return Integrity(
+        gateway=ledger.gateway,
+        name=ledger.name,
+        entries=facts.entries,
+        signed=facts.signed_size,
+        witnessed=facts.witnessed_size,
+        witnessed_at=facts.witnessed_at,
+        root=facts.root,
+        lag=str(lag),
+        settled=len(part.settled),
+        linked=len(part.settled & sent),
+    )
+
+
+def _exposure(lines: tuple[BlockLine, ...]) -> dict[int, float]:
+    if not lines:
+        return {}
+    worst = lines[0].budget
+    return {1: worst.epsilon, **{n: epsilon_across(worst, n) for n in PRESENT_IN}}
+
+
+def _releases(bundle: Bundle) -> tuple[Mapping[str, Any], ...]:
+    return tuple(
+        {
+            "family": one.family,
+            "counter": one.counter,
+            "run_id": one.run_id,
+            "parent": one.parent,
+            "manifest_sha256": one.manifest_sha256,
+            "privacy": dict(one.privacy),
+        }
+        for one in bundle.source.releases
+    )

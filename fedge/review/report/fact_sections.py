@@ -1,0 +1,274 @@
+"""The part of a report about what happened: charges, policies, audits, accuracy, integrity."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from fedge.review.report import words
+from fedge.review.report.document import Block, Grid, Paragraph, Section, cut
+from fedge.review.report.model import Charge, ComplianceReport, Mechanism
+from fedge.review.report.plots import charge_timeline
+
+MOST_ROWS = 80
+
+
+def trust_section() -> Section:
+    """Who sees what, and what protects it from them."""
+    grid = Grid(("who", "sees", "protection"), words.WHO_SEES_WHAT, widths=(2, 4, 4))
+    return Section("Who sees what", "trust", (grid,))
+
+
+def charges_section(report: ComplianceReport) -> Section:
+    """What was reserved and released, alike ones together."""
+    if not report.charges:
+        text = "Nothing was charged: no report left a gateway and no retraining took place."
+        return Section("What was released", "charges", (Paragraph(text),))
+    rows = tuple(_charge_rows(report.charges))
+    shown, hidden = cut(rows, MOST_ROWS)
+    heads = ("gateway", "what", "purpose and mechanism", "released", "cost", "recomputed")
+    note = (
+        "Cost is what one window or one run charged each block, by the ledger's arithmetic; "
+        "recomputed is the same by the verifier, from the parameters alone. Windows count against "
+        "monitoring's share, of which only the heaviest window of a block matters: a record lies "
+        "in one window."
+    )
+    names = list(dict.fromkeys(line.budget.name for line in report.blocks))
+    timeline = charge_timeline(
+        report.charges,
+        report.policies,
+        report.incidents,
+        names,
+        "Every charge, policy and incident that the ledgers hold.",
+    )
+    grid = Grid(heads, shown, widths=(1.6, 2.4, 5.2, 1.7, 1.2, 1.7), hidden=hidden, note=note)
+    return Section("What was released", "charges", (timeline, grid))
+
+
+def _charge_rows(charges: Iterable[Charge]) -> Iterable[tuple[str, ...]]:
+    """Windows with the same mechanism share a row, and so do gateways in the same run."""
+    groups: dict[tuple[object, ...], list[Charge]] = {}
+    for charge in charges:
+        about = charge.about if charge.kind == "run" else ""
+        cost = (charge.ledger_nano, charge.verified_nano)
+        key = (charge.kind, about, charge.mechanisms, cost, charge.released > 0)
+        groups.setdefault(key, []).append(charge)
+    for alike in groups.values():
+        first = alike[0]
+        what = first.about if first.kind == "run" else words.count_of(len(alike), "window")
+        blocks = sorted({block for charge in alike for block in charge.blocks})
+        yield (
+            words.listed(sorted({charge.name for charge in alike})),
+            f"{what}; {_block_words(blocks)}",
+            "; ".join(map(mechanism_words, first.mechanisms)),
+            _released_words(alike),
+            words.rdp(first.ledger_nano),
+            words.rdp(first.verified_nano),
+        )
+
+
+def _block_words(blocks: list[int]) -> str:
+    if len(blocks) > 4:
+        return f"{len(blocks)} blocks, {blocks[0]} to {blocks[-1]}"
+    return f"block {', '.join(map(str, blocks))}"
+
+
+def _released_words(charges: list[Charge]) -> str:
+    parts = sum(charge.released for charge in charges)
+    noise = sorted({kind for charge in charges for kind in charge.noise})
+    kinds = {"os": "system entropy", "os-float": "system entropy, floating point"}
+    source = ", ".join(kinds.get(kind, kind) for kind in noise)
+    return f"{words.count_of(parts, 'part')}, {source}" if parts else "nothing; the charge stands"
+
+
+def mechanism_words(one: Mechanism) -> str:
+    """What was noised, how often, and with how much noise."""
+    purpose = words.PURPOSES.get(one.purpose, one.purpose)
+    name = "discrete Gaussian" if one.kind == "discrete-gaussian" else "sampled Gaussian"
+    sampled = "" if one.sampling == "full" else f", Poisson sample of {100 * one.rate:.3g} %"
+    return (
+        f"{purpose}: {one.count} x {name} noise of {words.number(one.noise_multiplier)} "
+        f"sensitivities on {words.count_of(one.dimension, 'value')}{sampled}"
+    )
+
+
+def policy_section(report: ComplianceReport) -> Section:
+    """Every policy that was adopted, by whom and why."""
+    if not report.policies:
+        text = (
+            "No entry names a policy by itself: these ledgers were begun by a version of fedge "
+            "that wrote the policy into each block."
+        )
+        return Section("Policies and approvals", "policies", (Paragraph(text),))
+    rows = tuple(
+        (
+            change.name,
+            words.when(change.at),
+            f"epsilon {change.policy.epsilon:g}, delta {words.small(change.policy.delta)}, "
+            f"order {change.policy.alpha}, per {change.policy.unit}, block of "
+            f"{words.block_words(change.policy)}",
+            change.reviewer or "nobody signed",
+            change.reason or "none given",
+        )
+        for change in report.policies
+    )
+    shown, hidden = cut(rows, MOST_ROWS)
+    marked = frozenset(p for p, change in enumerate(report.policies) if not change.reviewer)
+    heads = ("gateway", "adopted (UTC)", "policy", "reviewer", "reason")
+    text = (
+        "A changed policy holds for blocks opened after it. For a block that is open the budget "
+        "can only fall; its order, delta, unit and adjacency never change."
+    )
+    grid = Grid(heads, shown, marked=marked, widths=(1.5, 2, 5, 2, 3), hidden=hidden)
+    return Section("Policies and approvals", "policies", (Paragraph(text), grid))
+
+
+def audit_section(report: ComplianceReport) -> Section:
+    """Whether the code does what the ledger says, as far as attacks can show."""
+    if not report.audits:
+        text = (
+            "No audit evidence came with this bundle. A ledger shows what was charged, not that "
+            "noise was really drawn: `make audit` attacks the implementation and leaves evidence."
+        )
+        return Section("Audits of the implementation", "audits", (Paragraph(text),))
+    rows = tuple(
+        (
+            audit.name,
+            audit.at,
+            audit.method,
+            words.number(audit.claimed),
+            words.number(audit.lower),
+            {True: "passed", False: "FAILED", None: "not known"}[audit.passed],
+        )
+        for audit in report.audits
+    )
+    marked = frozenset(p for p, audit in enumerate(report.audits) if audit.passed is not True)
+    heads = ("audit", "date", "method", "claimed epsilon", "shown at least", "outcome")
+    text = (
+        "Attacks on the implementation: an audit passes if the strongest attack shows no more "
+        "than was claimed, and if it finds every bug that was planted for it. This is evidence as "
+        "the exporter put it in; run the audit again to be sure."
+    )
+    grid = Grid(heads, rows, marked=marked, widths=(2, 2, 5, 1.4, 1.4, 1.4))
+    return Section("Audits of the implementation", "audits", (Paragraph(text), grid))
+
+
+def accuracy_section(report: ComplianceReport) -> Section:
+    """What privacy costs, by class: small groups pay most."""
+    heading, anchor = "What privacy costs in accuracy", "accuracy"
+    if not report.accuracy:
+        return Section(heading, anchor, (Paragraph("Not measured."),))
+    rows = tuple(
+        (
+            one.label,
+            f"{one.rows:,}",
+            words.percent(one.stale),
+            words.percent(one.private),
+            words.percent(one.nonprivate),
+            "not measured"
+            if one.private is None or one.nonprivate is None
+            else f"{100 * (one.private - one.nonprivate):+.1f} points",
+        )
+        for one in report.accuracy
+    )
+    heads = ("class", "rows", "before retraining", "private", "without privacy", "difference")
+    text = (
+        f"Share of right answers by class, {report.accuracy_about}. Noise weighs most on rare "
+        "classes: look at the smallest figures, not at the average."
+    )
+    losses = [_loss(one.private, one.nonprivate) for one in report.accuracy]
+    marked = frozenset(p for p, loss in enumerate(losses) if loss == max(losses) and loss > 0.02)
+    return Section(heading, anchor, (Paragraph(text), Grid(heads, rows, marked=marked)))
+
+
+def _loss(private: float | None, nonprivate: float | None) -> float:
+    return 0.0 if private is None or nonprivate is None else nonprivate - private
+
+
+def integrity_section(report: ComplianceReport) -> Section:
+    """How far signatures reach, and what is missing."""
+    rows = tuple(
+        (
+            one.name,
+            f"{one.entries:,}",
+            f"{one.signed:,}",
+            f"{one.witnessed:,} ({words.when(one.witnessed_at)})" if one.witnessed else "none",
+            f"{one.linked} of {one.settled}",
+            one.root[:16],
+            one.lag or "nothing",
+        )
+        for one in report.integrity
+    )
+    marked = frozenset(
+        place
+        for place, one in enumerate(report.integrity)
+        if one.lag or one.witnessed < one.entries
+    )
+    heads = (
+        *("gateway", "entries", "signed by it", "countersigned (UTC)", "releases linked"),
+        *("root (start)", "missing"),
+    )
+    text = (
+        "Each ledger is a chain of hashes under the gateway's own signature; the coordinator "
+        "countersigns it as it grows. A ledger that was cut, changed or replaced after that is "
+        "rejected. Entries that are not countersigned yet rest on the gateway's word. Releases "
+        "linked: sent payloads whose signed hash in this bundle is the one in the ledger."
+    )
+    blocks: list[Block] = [Paragraph(text)]
+    if rows:
+        widths = (2, 1.1, 1.3, 2.6, 1.5, 2, 3)
+        blocks.append(Grid(heads, rows, marked=marked, widths=widths))
+    return Section("Integrity of the ledgers", "integrity", tuple(blocks))
+
+
+def incident_section(report: ComplianceReport) -> Section:
+    """Erasures, exclusions and lost states."""
+    text = (
+        "Erasing a record never gives budget back and does not take it out of a model that was "
+        "released: the bound already limits what any release can tell about it."
+    )
+    if not report.incidents:
+        none = "No erasure, withdrawal of consent, deletion by age or exclusion is in the ledgers."
+        blocks: tuple[Block, ...] = (Paragraph(none), Paragraph(text, soft=True))
+        return Section("Erasure, consent, retention", "incidents", blocks)
+    rows = tuple(
+        (one.name, words.when(one.at), str(one.entry), one.what) for one in report.incidents
+    )
+    shown, hidden = cut(rows, MOST_ROWS)
+    grid = Grid(
+        ("gateway", "when (UTC)", "entry", "what"), shown, widths=(2, 2, 1, 7), hidden=hidden
+    )
+    return Section("Erasure, consent, retention", "incidents", (Paragraph(text), grid))
+
+
+def release_section(report: ComplianceReport) -> Section:
+    """Models that were published, and what their making cost."""
+    heading, anchor = "Published models", "releases"
+    if not report.releases:
+        return Section(heading, anchor, (Paragraph("The bundle names none."),))
+    rows = tuple(
+        (
+            f"{one['family']} {one['counter']}",
+            str(one["run_id"]),
+            str(one["parent"] or "none"),
+            ", ".join(f"{name} {value}" for name, value in sorted(one["privacy"].items())),
+            str(one["manifest_sha256"])[:16],
+        )
+        for one in report.releases
+    )
+    heads = ("release", "made by", "parent", "privacy, as its manifest says", "hash (start)")
+    return Section(heading, anchor, (Grid(heads, rows, widths=(2, 4, 1.2, 4, 2)),))
+
+
+def estimate_section(report: ComplianceReport) -> Section:
+    """A tighter figure, labelled for what it is."""
+    rows = tuple(
+        (one.name, str(one.block), words.bound(one.epsilon), one.method) for one in report.estimates
+    )
+    text = (
+        "An estimate, not a guarantee: another way of adding up the same charges, which is usually "
+        "smaller. It enforces nothing, and it counts what was reserved by name, not monitoring's "
+        "whole share."
+    )
+    heads = ("gateway", "block", "epsilon (estimate)", "method")
+    grid = Grid(heads, rows, widths=(2, 1, 2, 6))
+    return Section("A tighter estimate", "estimate", (Paragraph(text), grid))

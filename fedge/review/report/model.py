@@ -1,0 +1,268 @@
+"""What a compliance report says, before it is worded or drawn.
+
+Every number comes from ledger entries that the verifier replayed, or from evidence that
+is named as the exporter's word. The verdict is derived, never stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fedge.records import PrivacyPolicy
+from fedge.review.budget import BlockBudget
+
+Verdict = Literal["proven", "unproven", "rejected"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Remark:
+    """Something the verifier found.
+
+    Attributes:
+        gateway: fingerprint, empty where the bundle as a whole is meant. name: for people.
+        entry: number in the gateway's ledger.
+        unproven: the guarantee cannot be called proven while this stands.
+    """
+
+    gateway: str
+    name: str
+    entry: int | None
+    what: str
+    unproven: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BlockLine:
+    """One block: the ledger's arithmetic beside the verifier's.
+
+    Attributes:
+        verified_nano: what the verifier says was spent; None where it was not reached.
+        verified_epsilon: the bound that this amounts to, by the verifier.
+    """
+
+    budget: BlockBudget
+    verified_nano: int | None
+    verified_epsilon: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mechanism:
+    """One priced event: what was noised, how often, and how.
+
+    Attributes:
+        purpose: `features`, `labels`, `training`, `evaluation`, ...
+        sampling: `full` or `poisson`. rate: share of records in a sample; 1 for `full`.
+        noise_multiplier: standard deviation of the noise over the sensitivity.
+    """
+
+    purpose: str
+    kind: str
+    sampling: str
+    rate: float
+    sensitivity2: int
+    sigma2: int
+    count: int
+    dimension: int
+
+    @property
+    def noise_multiplier(self) -> float:
+        return float((self.sigma2 / self.sensitivity2) ** 0.5)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Charge:
+    """One entry that charged a block.
+
+    Attributes:
+        about: `window 3`, or a run's id.
+        ledger_nano, verified_nano: what it cost the block that it cost most, by the ledger's
+            arithmetic and by the verifier's.
+        released: parts of it that were noised and kept to be sent.
+        noise: kinds of randomness that they were noised with.
+    """
+
+    gateway: str
+    name: str
+    entry: int
+    at: float
+    kind: Literal["window", "run"]
+    about: str
+    blocks: tuple[int, ...]
+    mechanisms: tuple[Mechanism, ...]
+    ledger_nano: int
+    verified_nano: int | None
+    released: int
+    noise: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PolicyChange:
+    """A policy that a gateway adopted.
+
+    Attributes:
+        reviewer, reason: who signed for it and why; empty where nobody did.
+        reviewer_key: 64 hex digits.
+    """
+
+    gateway: str
+    name: str
+    entry: int
+    at: float
+    policy: PrivacyPolicy
+    reviewer: str
+    reason: str
+    reviewer_key: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Incident:
+    """Erasure, exclusion or recovery, as the ledger holds it."""
+
+    gateway: str
+    name: str
+    entry: int
+    at: float
+    kind: Literal["erased", "excluded", "recovered"]
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Integrity:
+    """How far signatures reach over one ledger.
+
+    Attributes:
+        signed, witnessed: entries under the largest head of the gateway, of the witness; 0: none.
+        root: of the largest head, in hex.
+        lag: what the exporter knows to be missing, in words; empty where nothing is.
+        settled, linked: parts that were released; how many of their envelopes are in the bundle.
+    """
+
+    gateway: str
+    name: str
+    entries: int
+    signed: int
+    witnessed: int
+    witnessed_at: float | None
+    root: str
+    lag: str
+    settled: int
+    linked: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Projection:
+    """How many retrainings like the latest one still fit.
+
+    Attributes:
+        run_id: of the latest run of this gateway.
+        cost_nano: what it charged each block.
+        fits: by block that is open, how many more.
+        fresh: how many a block carries that opens under the present policy.
+    """
+
+    gateway: str
+    name: str
+    run_id: str
+    cost_nano: int
+    fits: Mapping[int, int]
+    fresh: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClassAccuracy:
+    """Accuracy on public evaluation rows of one class; None where it was not measured."""
+
+    label: str
+    rows: int
+    stale: float | None
+    private: float | None
+    nonprivate: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AuditResult:
+    """An audit of the implementation, as the exporter put it in.
+
+    Attributes:
+        claimed: the bound that was audited. lower: what an attacker was shown to reach at least.
+        passed: None where the evidence does not say.
+    """
+
+    name: str
+    at: str
+    method: str
+    claimed: float | None
+    lower: float | None
+    passed: bool | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A tighter figure that proves nothing: for comparison only."""
+
+    gateway: str
+    name: str
+    block: int
+    epsilon: float
+    method: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ComplianceReport:
+    """Everything a report is made of.
+
+    Attributes:
+        bundle_sha256, made_at, made_by, exporter_key: which bundle this is about.
+        verified_at: when the verifier ran, seconds since the epoch.
+        deviation: why the bundle is rejected; then nothing below it is to be believed.
+        blocks: the worst first.
+        exposure: bound of a subject present in so many blocks like the worst one.
+        controller: contacts from the controller's own file; empty where it gave none.
+        releases: what was published, as the bundle names it.
+    """
+
+    bundle_sha256: str
+    made_at: float
+    made_by: str
+    exporter_key: str
+    fedge: str
+    simulated: bool
+    verified_at: float
+    deviation: Remark | None
+    remarks: tuple[Remark, ...]
+    blocks: tuple[BlockLine, ...]
+    charges: tuple[Charge, ...]
+    projections: tuple[Projection, ...]
+    policies: tuple[PolicyChange, ...]
+    incidents: tuple[Incident, ...]
+    integrity: tuple[Integrity, ...]
+    exposure: Mapping[int, float]
+    estimates: tuple[Estimate, ...]
+    audits: tuple[AuditResult, ...]
+    accuracy: tuple[ClassAccuracy, ...]
+    accuracy_about: str
+    releases: tuple[Mapping[str, Any], ...]
+    controller: Mapping[str, Any]
+
+    @property
+    def verdict(self) -> Verdict:
+        """`rejected` with a deviation, `unproven` with a finding that matters, else `proven`."""
+        if self.deviation is not None:
+            return "rejected"
+        if not self.blocks or any(remark.unproven for remark in self.remarks):
+            return "unproven"
+        return "proven"
+
+    @property
+    def worst(self) -> BlockLine | None:
+        return self.blocks[0] if self.blocks else None
+
+    @property
+    def present_policies(self) -> tuple[PrivacyPolicy, ...]:
+        """Policies under which blocks are open, each once, the one with most blocks first."""
+        found: dict[PrivacyPolicy, int] = {}
+        for line in self.blocks:
+            found[line.budget.policy] = found.get(line.budget.policy, 0) + 1
+        return tuple(sorted(found, key=lambda policy: -found[policy]))

@@ -1,0 +1,155 @@
+"""Heads of a ledger: what the gateway signed of it, and what a witness confirmed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedge.review.verifier.form import (
+    FormError,
+    Shape,
+    canonical,
+    flag,
+    hex64,
+    hex128,
+    name32,
+    number,
+    one_of,
+    parse,
+    require,
+    signed_by,
+    whole,
+    without,
+)
+from fedge.review.verifier.tree import roots
+from fedge.review.verifier.verdict import Deviation, Rejected
+
+HEAD, WITNESSED = b"fedge ledger head 1\n", b"fedge witnessed head 1\n"
+
+_HEAD: Shape = {
+    "schema_version": one_of(1),
+    "gateway": name32,
+    "size": whole(1, 2**53),
+    "root": hex64,
+    "at": number,
+    "simulated": flag,
+    "signature": hex128,
+}
+_WITNESSED: Shape = {
+    "schema_version": one_of(1),
+    "head": lambda value: isinstance(value, dict),
+    "at": number,
+    "witness": hex64,
+    "signature": hex128,
+}
+
+
+@dataclass
+class Heads:
+    """Checks all heads of one ledger and keeps how far they reach.
+
+    Args:
+        hashes: leaf hashes of the entries.
+        complete: whether these are all entries; after a deviation the replay ends early.
+        witness_key: whose confirmation counts; anyone's where it is None.
+    """
+
+    gateway: str
+    public_key: str
+    hashes: Sequence[bytes]
+    entries: int
+    simulated: bool
+    witness_key: str | None
+    deviations: list[Deviation] = field(default_factory=list)
+    signed_size: int = 0
+    witnessed_size: int = 0
+    witnessed_at: float | None = None
+    witnesses: set[str] = field(default_factory=set)
+    _known: set[bytes] = field(default_factory=set)
+
+    def check(self, heads: Sequence[bytes], witnessed: Sequence[bytes]) -> None:
+        """Take in both files; notes the first deviation of each."""
+        signed = self._each(heads, self._signed, "heads")
+        confirmed = self._each(witnessed, self._confirmed, "witnessed")
+        roots_at = roots(self.hashes, {head["size"] for head in (*signed, *confirmed)})
+        for file, found in (("witnessed", confirmed), ("heads", signed)):
+            try:
+                for head in found:
+                    self._compare(head, roots_at, file)
+            except Rejected as rejected:
+                self.deviations.append(rejected.deviation)
+
+    def _each(self, lines: Sequence[bytes], reader: Any, file: str) -> list[Mapping[str, Any]]:
+        found = []
+        for line in lines:
+            try:
+                found.append(reader(line))
+            except FormError as error:
+                self.deviations.append(self._deviation("form", f"a head: {error}", file))
+                break
+            except Rejected as rejected:
+                self.deviations.append(rejected.deviation)
+                break
+        return found
+
+    def _signed(self, line: bytes) -> Mapping[str, Any]:
+        return self._head(parse(line), "heads")
+
+    def _confirmed(self, line: bytes) -> Mapping[str, Any]:
+        value = require(parse(line), _WITNESSED, "a witnessed head")
+        head = self._head(value["head"], "witnessed")
+        if self.witness_key is not None and value["witness"] != self.witness_key:
+            raise self._rejected("witness", "a head was confirmed by another witness", head)
+        signed = WITNESSED + canonical(without(value, "signature"))
+        if not signed_by(value["witness"], value["signature"], signed):
+            raise self._rejected("witness", "a witness's signature does not fit", head)
+        self.witnesses.add(value["witness"])
+        if head["size"] >= self.witnessed_size:
+            self.witnessed_size, self.witnessed_at = head["size"], value["at"]
+        return head
+
+    def _head(self, value: Any, file: str) -> Mapping[str, Any]:
+        head = require(value, _HEAD, "a head")
+        data = canonical(head)
+        if data in self._known:
+            return head
+        if head["gateway"] != self.gateway:
+            raise self._rejected("owner", "a head is of another gateway's ledger", head, file)
+        signed = HEAD + canonical(without(head, "signature"))
+        if not signed_by(self.public_key, head["signature"], signed):
+            raise self._rejected("head", "a head's signature is not the gateway's", head, file)
+        if head["simulated"] != self.simulated:
+            raise self._rejected("simulated", "a head mixes simulated and real", head, file)
+        self._known.add(data)
+        self.signed_size = max(self.signed_size, head["size"])
+        return head
+
+    def _compare(self, head: Mapping[str, Any], known: Mapping[int, str], file: str) -> None:
+        size = head["size"]
+        whose = "a confirmed head" if file == "witnessed" else "a head"
+        if size > self.entries:
+            raise self._rejected(
+                "truncated",
+                f"{whose} is over {size} entries, the bundle holds {self.entries} of them",
+                head,
+                file,
+            )
+        if size in known and known[size] != head["root"]:
+            raise self._rejected(
+                "rewritten", f"{whose} over {size} entries is of another ledger", head, file
+            )
+
+    def _rejected(
+        self, kind: str, what: str, head: Mapping[str, Any], file: str = "witnessed"
+    ) -> Rejected:
+        return Rejected(self._deviation(kind, what, file, head["size"] - 1))
+
+    def _deviation(self, kind: str, what: str, file: str, entry: int | None = None) -> Deviation:
+        return Deviation(
+            kind=kind,
+            what=what,
+            gateway=self.gateway,
+            entry=entry,
+            file=f"gateways/{self.gateway}/{file}.jsonl",
+        )

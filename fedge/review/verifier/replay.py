@@ -1,0 +1,307 @@
+"""Every decision of one ledger, taken again from its entries alone.
+
+Stops at the first entry that an honest ledger would not have written.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fedge.review.verifier import prices
+from fedge.review.verifier.entries import read_entry
+from fedge.review.verifier.form import FormError, fingerprint
+from fedge.review.verifier.policies import Account, Policy, approval_fault, read_policy
+from fedge.review.verifier.reserved import Event, Release, Reserved, Settlement, release_of
+from fedge.review.verifier.tree import leaf, roots
+from fedge.review.verifier.verdict import Deviation, Finding
+
+
+class Fault(Exception):  # noqa: N818 - of the entry, not of this program
+    """What an entry does that an honest ledger does not."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(kind, what)
+        self.kind, self.what = kind, what
+
+
+@dataclass
+class Replay:
+    """The state of a ledger after its entries so far.
+
+    Args:
+        gateway, public_key: whose ledger it must be.
+        reviewer_keys: who may approve policies; nobody in particular where it is empty.
+    """
+
+    gateway: str
+    public_key: str
+    reviewer_keys: Collection[str] = ()
+    hashes: list[bytes] = field(default_factory=list)
+    deviations: list[Deviation] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    simulated: bool = False
+    policy: Policy | None = None
+    approval: Mapping[str, Any] | None = None
+    accounts: dict[int, Account] = field(default_factory=dict)
+    reservations: dict[int, Reserved] = field(default_factory=dict)
+    subjects: set[tuple[object, ...]] = field(default_factory=set)
+    window_block: dict[int, int] = field(default_factory=dict)
+    runs: dict[str, Reserved] = field(default_factory=dict)
+    parts: set[tuple[int, str]] = field(default_factory=set)
+    settlements: dict[str, list[Settlement]] = field(default_factory=dict)
+    excluded: dict[int, set[str]] = field(default_factory=dict)
+    recovered_through: int = -1
+    erasures: int = 0
+    floating: int = 0
+    _version: int = 1
+    _confirmed: list[tuple[int, int, str]] = field(default_factory=list)
+    _unsigned: set[str] = field(default_factory=set)
+
+    def run(self, entries: Sequence[bytes]) -> None:
+        """Take in all entries; a deviation among them ends it and is noted."""
+        for seq, data in enumerate(entries):
+            try:
+                self._add(seq, data)
+            except FormError as error:
+                self._reject("form", seq, f"is not as a ledger writes it: {error}")
+                break
+            except Fault as fault:
+                self._reject(fault.kind, seq, fault.what)
+                break
+            except prices.PriceError as error:
+                self._reject("unknown-event", seq, f"charges what has no price: {error}")
+                break
+        self._check_recoveries()
+        self._conclude()
+
+    def _add(self, seq: int, data: bytes) -> None:
+        entry = read_entry(data)
+        previous = self.hashes[-1].hex() if self.hashes else "0" * 64
+        if entry["seq"] != seq or entry["previous"] != previous:
+            raise Fault("chain", "does not follow from the entry before it")
+        if (entry["kind"] == "created") != (seq == 0):
+            raise Fault("chain", "is out of place: a ledger is created once, at its beginning")
+        if seq == 0 and entry["simulated"]:
+            self.simulated = True
+            self._reject("simulated", seq, "is of a simulated ledger, which proves nothing")
+        if entry["simulated"] != self.simulated:
+            raise Fault("simulated", "mixes simulated and real")
+        if entry["schema_version"] < self._version:
+            raise Fault("form", "is of an earlier version than the entry before it")
+        self._version = entry["schema_version"]
+        _RULES[entry["kind"]](self, entry)
+        self.hashes.append(leaf(data))
+
+    # --- kinds of entry -------------------------------------------------------------------
+
+    def _create(self, entry: Mapping[str, Any]) -> None:
+        key, gateway = entry.get("public_key"), entry.get("gateway")
+        if (key is None) != (gateway is None):
+            raise Fault("owner", "names a gateway without its key, or a key without its gateway")
+        if key is None:
+            self._note("anonymous-ledger", "its ledger does not say whose it is", 0)
+        elif (gateway, key) != (self.gateway, self.public_key) or fingerprint(key) != gateway:
+            raise Fault("owner", "is of another gateway's ledger")
+
+    def _adopt(self, entry: Mapping[str, Any]) -> None:
+        policy, approval = read_policy(entry["policy"]), entry["approval"]
+        if approval is not None:
+            fault = approval_fault(approval, policy, self.reviewer_keys)
+            if fault:
+                raise Fault("approval", f"adopts a policy that was not approved: {fault}")
+        elif self.reviewer_keys:
+            raise Fault("approval", "adopts a policy that none of the named reviewers approved")
+        else:
+            self._note_unsigned(policy, entry["seq"])
+        before = self.policy.sha256 if self.policy else None
+        if (policy.sha256, approval) == (before, self.approval):
+            raise Fault("policy", "adopts the same policy again")
+        self.policy, self.approval = policy, approval
+        for account in self.accounts.values():
+            account.epsilon = min(account.epsilon, policy.epsilon)
+
+    def _open(self, entry: Mapping[str, Any]) -> None:
+        block, policy = entry["block"], read_policy(entry["policy"])
+        if block in self.accounts:
+            raise Fault("reopened", f"opens block {block} a second time")
+        if block <= self.recovered_through:
+            raise Fault("recovered", f"opens block {block}, whose budget was lost with the state")
+        adopted = self.policy.sha256 if self.policy else None
+        if self._version > 1 and policy.sha256 != adopted:
+            raise Fault("policy", f"opens block {block} under a policy that was not adopted last")
+        if self._version == 1:
+            self._note_unsigned(policy, entry["seq"])
+        self.accounts[block] = Account(policy, policy.epsilon)
+
+    def _reserve_window(self, entry: Mapping[str, Any]) -> None:
+        window, block, purpose = entry["window"], entry["block"], entry["purpose"]
+        account = self._account(block)
+        if self.window_block.setdefault(window, block) != block:
+            raise Fault("window", f"puts window {window} into a second block")
+        self._once(("window", window, purpose), f"window {window} for {purpose}")
+        records = account.policy.max_records
+        if any(event["sensitivity2"] < records**2 for event in entry["events"]):
+            raise Fault(
+                "sensitivity", f"declares less sensitivity than {records} records of a subject have"
+            )
+        nano = sum(prices.price(event, account.policy.alpha) for event in entry["events"])
+        if fault := account.charge_window(window, purpose, nano):
+            raise Fault("overdrawn", fault)
+        self._reserve(entry, (block,), (purpose,) * len(entry["events"]), {block: nano})
+
+    def _reserve_run(self, entry: Mapping[str, Any]) -> None:
+        events, blocks = entry["events"], entry["blocks"]
+        purposes = entry.get("purposes", ["training"] * len(events))
+        if len(purposes) != len(events):
+            raise Fault("form", "does not say what each event is for")
+        if blocks != sorted(set(blocks)):
+            raise Fault("form", "names a block twice or out of order")
+        self._once(("run", entry["run_id"]), f"run {entry['run_id']}")
+        nano = {}
+        for block in blocks:
+            account = self._account(block)
+            parts: dict[str, int] = {}
+            for purpose, event in zip(purposes, events, strict=True):
+                parts[purpose] = parts.get(purpose, 0) + prices.price(event, account.policy.alpha)
+            if fault := account.charge_run(parts, entry.get("task", "")):
+                raise Fault("overdrawn", f"overdraws block {block}: {fault}")
+            nano[block] = sum(parts.values())
+        reserved = self._reserve(entry, tuple(blocks), tuple(purposes), nano)
+        self.runs[entry["run_id"]] = reserved
+
+    def _settle(self, entry: Mapping[str, Any]) -> None:
+        number, key, event = entry["reservation"], entry["key"], entry["event"]
+        if (number, key) in self.parts:
+            raise Fault("settled-twice", f"settles {key!r} a second time")
+        self._check_noise(event, entry["noise"])
+        reserved = self.reservations.get(number)
+        if reserved is None:
+            raise Fault("unreserved", f"settles {key!r}, for which nothing was reserved")
+        release = release_of(event)
+        if reserved.left[release] < event["count"]:
+            raise Fault("unreserved", f"settles more than reservation {number} holds")
+        if min(reserved.blocks) <= self.recovered_through:
+            raise Fault("recovered", f"settles {key!r} of a block whose budget was lost")
+        reserved.left[release] -= event["count"]
+        reserved.released.append((entry["artefact_sha256"], event))
+        self.parts.add((number, key))
+        settlement = Settlement(entry["seq"], key, event, reserved)
+        self.settlements.setdefault(entry["artefact_sha256"], []).append(settlement)
+
+    def _exclude(self, entry: Mapping[str, Any]) -> None:
+        block, what = entry["block"], entry["what"]
+        known = self.excluded.setdefault(block, set())
+        if what in known:
+            raise Fault("form", f"excludes {what} of block {block} a second time")
+        known.add(what)
+        self._note("exclusion", f"the guarantee leaves out {what} of block {block}", entry["seq"])
+
+    def _erase(self, entry: Mapping[str, Any]) -> None:
+        # No account is touched: what was released about a record stays released.
+        if entry["records"] and entry["reason"] != "erasure":
+            raise Fault("form", "tells how many records there were")
+        self.erasures += 1
+
+    def _recover(self, entry: Mapping[str, Any]) -> None:
+        through, size = entry["through_block"], entry["witnessed_size"]
+        if through < max((self.recovered_through, *self.accounts)):
+            raise Fault("recovered", "leaves a budget to a block that was known before")
+        if size > len(self.hashes):
+            raise Fault("recovered", "names a confirmed head of more entries than came before it")
+        self._confirmed.append((entry["seq"], size, entry["witnessed_root"]))
+        self.recovered_through = through
+        self._note(
+            "recovered",
+            f"its state was {entry['reason']}: blocks up to {through} have no budget left",
+            entry["seq"],
+            unproven=entry["reason"] == "forked",
+        )
+
+    # --- parts ----------------------------------------------------------------------------
+
+    def _account(self, block: int) -> Account:
+        if block not in self.accounts:
+            raise Fault("unopened", f"charges block {block}, which was never opened")
+        if block <= self.recovered_through:
+            raise Fault("recovered", f"charges block {block}, whose budget was lost")
+        return self.accounts[block]
+
+    def _once(self, subject: tuple[object, ...], what: str) -> None:
+        if subject in self.subjects:
+            raise Fault("reserved-twice", f"reserves {what} a second time")
+        self.subjects.add(subject)
+
+    def _reserve(
+        self,
+        entry: Mapping[str, Any],
+        blocks: tuple[int, ...],
+        purposes: tuple[str, ...],
+        nano: Mapping[int, int],
+    ) -> Reserved:
+        if entry["reservation"] in self.reservations:
+            raise Fault("reserved-twice", f"uses reservation {entry['reservation']} again")
+        left: Counter[Release] = Counter()
+        for event in entry["events"]:
+            left[release_of(event)] += event["count"]
+        reserved = Reserved(entry, blocks, purposes, nano, left)
+        self.reservations[entry["reservation"]] = reserved
+        return reserved
+
+    def _check_noise(self, event: Event, noise: str) -> None:
+        real = "os-float" if event["kind"] == "poisson-gaussian" else "os"
+        if noise == real:
+            self.floating += noise == "os-float"
+        elif not (noise == "seeded" and self.simulated):
+            raise Fault("noise", f"settles {noise!r} noise, which does not make it {event['kind']}")
+
+    # --- words ----------------------------------------------------------------------------
+
+    def _check_recoveries(self) -> None:
+        known = roots(self.hashes, [size for _, size, _ in self._confirmed])
+        for seq, size, root in self._confirmed:
+            if known[size] != root:
+                self._reject("recovered", seq, "names a confirmed head that is not of this ledger")
+        self.deviations.sort(key=lambda deviation: deviation.entry or 0)
+
+    def _conclude(self) -> None:
+        if self.floating:
+            self._note(
+                "floating-point-noise",
+                f"{self.floating} releases hold floating-point noise: their charge is proven up "
+                "to its rounding",
+                unproven=True,
+            )
+        for block, account in sorted(self.accounts.items()):
+            for quota in account.exceeded_quotas():
+                self._note("quota", f"block {block} took more than its quota for {quota}")
+
+    def _note_unsigned(self, policy: Policy, seq: int) -> None:
+        if policy.sha256 not in self._unsigned:
+            self._unsigned.add(policy.sha256)
+            self._note("unsigned-policy", "nobody signed the policy that it adopted", seq)
+
+    def _note(
+        self, kind: str, what: str, entry: int | None = None, *, unproven: bool = False
+    ) -> None:
+        self.findings.append(
+            Finding(kind=kind, what=what, gateway=self.gateway, entry=entry, unproven=unproven)
+        )
+
+    def _reject(self, kind: str, seq: int, what: str) -> None:
+        self.deviations.append(Deviation(kind=kind, what=what, gateway=self.gateway, entry=seq))
+
+
+_RULES: Mapping[str, Callable[[Replay, Mapping[str, Any]], None]] = {
+    "created": Replay._create,
+    "policy": Replay._adopt,
+    "opened": Replay._open,
+    "window": Replay._reserve_window,
+    "run": Replay._reserve_run,
+    "settled": Replay._settle,
+    "excluded": Replay._exclude,
+    "erased": Replay._erase,
+    "recovered": Replay._recover,
+}

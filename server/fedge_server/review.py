@@ -1,0 +1,188 @@
+"""Every gateway's ledger as the coordinator holds it, for a reviewer; and who lags behind.
+
+A gateway whose own count of entries is larger than what is stored here without a gap, or whose
+last entries are not countersigned, is named: the copy is older than the ledger.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedge.config import ServerSettings
+from fedge.delivery.candidate import read_manifest
+from fedge.delivery.repository import ReleaseRepository
+from fedge.errors import CandidateError, StateError
+from fedge.records import ReleaseManifest
+from fedge.review.source import BundleSource, GatewayLedger, ReleaseFact, RunFact
+from fedge_server.database import Database
+from fedge_server.facts import Facts, Run
+from fedge_server.fleet import Fleet, GatewayState
+from fedge_server.ledgers import Ledgers
+from fedge_server.objects import ObjectStore
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LedgerLag:
+    """How far the coordinator's copy of one ledger reaches.
+
+    Attributes:
+        entries: stored from the first one on without a gap; those go into a bundle.
+        beyond_gap: the largest number stored after a gap, plus one; 0 where there is no gap.
+        announced: entries that the gateway's latest status says it has; None where no status says.
+        witnessed: entries under the latest countersigned head; 0 where there is none.
+        status_at: when that status was made; None if there is none.
+    """
+
+    gateway: str
+    name: str
+    entries: int
+    beyond_gap: int
+    announced: int | None
+    witnessed: int
+    status_at: float | None
+
+    @property
+    def missing(self) -> int:
+        """Entries that exist, as far as is known, and are not in the copy."""
+        return max(0, self.beyond_gap - self.entries, (self.announced or 0) - self.entries)
+
+    @property
+    def unwitnessed(self) -> int:
+        return self.entries - self.witnessed
+
+    @property
+    def lags(self) -> bool:
+        return bool(not self.entries or self.missing or self.unwitnessed)
+
+    def describe(self) -> str:
+        """What is missing, for people; empty where nothing is."""
+        faults = []
+        if not self.entries:
+            faults.append("no ledger entry is stored")
+        elif self.missing:
+            faults.append(f"{self.missing} entries from number {self.entries} on are not here yet")
+        if self.unwitnessed:
+            faults.append(f"the last {self.unwitnessed} entries are not countersigned")
+        return "; ".join(faults)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetExport:
+    """What a bundle of the coordinator's copy holds, and how far each ledger in it reaches."""
+
+    source: BundleSource
+    lags: tuple[LedgerLag, ...]
+
+
+def collect_fleet(
+    settings: ServerSettings, database: Database, *, witness_key: str, simulated: bool = False
+) -> FleetExport:
+    """Every admitted gateway's ledger, all runs and all published releases.
+
+    Works while the coordinator runs. A gateway that never sent an entry is named among the
+    lags and is no part of the bundle.
+
+    Args:
+        witness_key: the coordinator's public key, in hex.
+
+    Raises:
+        StateError: what is stored cannot be read.
+    """
+    facts, fleet = Facts(database, lambda: 0.0), Fleet(database, lambda: 0.0)
+    reader, objects = Ledgers(database), ObjectStore(settings.objects_dir)
+    states = {state.fingerprint: state for state in fleet.state().gateways}
+    ledgers, lags = [], []
+    for gateway in fleet.admitted():
+        entries = tuple(reader.entries(gateway.fingerprint))
+        witnessed = reader.witnessed(gateway.fingerprint)
+        confirmed = tuple(one for one in witnessed if one.head.size <= len(entries))
+        one = GatewayLedger(
+            gateway=gateway.fingerprint,
+            public_key=gateway.public_key,
+            name=gateway.name,
+            entries=entries,
+            heads=tuple(h for h in reader.heads(gateway.fingerprint) if h.size <= len(entries)),
+            witnessed=confirmed,
+            artefacts=reader.artefacts(gateway.fingerprint, objects),
+        )
+        lags.append(_lag(states[gateway.fingerprint], one))
+        if entries:
+            ledgers.append(one)
+    source = BundleSource(
+        made_by="coordinator",
+        simulated=simulated,
+        witness_key=witness_key,
+        gateways=tuple(ledgers),
+        runs=tuple(_run(objects, run) for run in facts.runs()),
+        releases=_releases(settings),
+        evidence={"standing": {"gateways": [_standing(lag) for lag in lags]}},
+    )
+    return FleetExport(source, tuple(lags))
+
+
+def _lag(state: GatewayState, ledger: GatewayLedger) -> LedgerLag:
+    status, entries = state.status, len(ledger.entries)
+    last = -1 if state.audit_seq is None else state.audit_seq
+    return LedgerLag(
+        gateway=state.fingerprint,
+        name=state.name,
+        entries=entries,
+        beyond_gap=last + 1 if last >= entries else 0,
+        announced=None if status is None else status.ledger_entries,
+        witnessed=max((one.head.size for one in ledger.witnessed), default=0),
+        status_at=None if status is None else status.at,
+    )
+
+
+def _standing(lag: LedgerLag) -> dict[str, Any]:
+    return {**asdict(lag), "missing": lag.missing, "lag": lag.describe()}
+
+
+def _run(objects: ObjectStore, run: Run) -> RunFact:
+    """A run and the hashes in its result; an earlier version's result names fewer."""
+    name, values = f"runs/{run.spec.run_id}/result.json", {}
+    if objects.exists(name):
+        try:
+            values = json.loads(objects.get(name))
+        except ValueError as error:
+            raise StateError(f"the result of run {run.spec.run_id} is damaged: {error}") from error
+    return RunFact(
+        spec=run.spec,
+        adapter_sha256=values.get("adapter_sha256"),
+        update_sha256=tuple(values.get("update_sha256", ())),
+        counts_sha256=tuple(values.get("counts_sha256", ())),
+        release=run.release,
+    )
+
+
+def _releases(settings: ServerSettings) -> tuple[ReleaseFact, ...]:
+    """Published releases whose candidate folder is still there."""
+    published = ReleaseRepository(settings.releases_dir).published().releases(settings.family)
+    known = set(published.values())
+    found = []
+    for folder in sorted((settings.objects_dir / "candidates").glob("*")):
+        try:
+            manifest = read_manifest(folder)
+        except CandidateError:
+            continue  # staged by nobody yet
+        if manifest.content_sha256 in known:
+            found.append(_release(manifest))
+    return tuple(sorted(found, key=lambda release: release.counter))
+
+
+def _release(manifest: ReleaseManifest) -> ReleaseFact:
+    privacy: dict[str, Any] = {
+        name.removeprefix("privacy_"): value
+        for name, value in manifest.model_dump(mode="json").items()
+        if name.startswith("privacy")
+    }
+    return ReleaseFact(
+        counter=manifest.counter,
+        family=manifest.family,
+        manifest_sha256=manifest.content_sha256,
+        run_id=manifest.run_id,
+        parent=manifest.parent,
+        privacy=privacy,
+    )

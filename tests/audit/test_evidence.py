@@ -1,0 +1,88 @@
+"""Evidence as files: facts in, facts out, and a verdict that cannot disagree with them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedge.audit.evidence import (
+    AuditedCase,
+    AuditEvidence,
+    evidence_files,
+    installed_versions,
+    read_evidence,
+    write_evidence,
+)
+from fedge.errors import RecordError
+
+CODE = AuditedCase(name="the code", seeded_bug=False, counted_epsilon=1.4, gaussian_epsilon=7.2)
+BUG = AuditedCase(name="halved noise", seeded_bug=True, counted_epsilon=2.6, gaussian_epsilon=15.4)
+
+
+def evidence(*cases: AuditedCase, claimed: float = 8.0) -> AuditEvidence:
+    return AuditEvidence(
+        kind="multi-run",
+        at=12.5,
+        versions=installed_versions(),
+        task="audit-toy",
+        runs=2000,
+        canaries=1,
+        claimed_epsilon=claimed,
+        delta=1e-5,
+        confidence=0.95,
+        cases=cases or (CODE, BUG),
+    )
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    """Byte for byte the same record; a later audit of its kind takes its place."""
+    path = write_evidence(evidence(claimed=9.0), tmp_path / "audit")
+    assert write_evidence(evidence(), tmp_path / "audit") == path
+
+    assert read_evidence(path) == evidence()
+    other = evidence(CODE).model_copy(update={"kind": "one-run"})
+    write_evidence(other, tmp_path / "audit")
+    assert evidence_files(tmp_path / "audit") == (evidence(), other)
+    assert evidence_files(tmp_path / "nowhere") == ()
+
+
+def test_passed_follows_from_the_numbers() -> None:
+    """The code within the claim, and every bug above it."""
+    assert evidence().passed
+    assert evidence().bugs_flagged == evidence().bugs_seeded == ("halved noise",)
+    assert not evidence(claimed=7.0).passed, "the code is above the claim"
+    assert not evidence(claimed=16.0).passed, "a planted bug was not found"
+    assert not evidence(BUG).passed, "the code itself was not audited"
+    assert evidence(BUG).lower_bound is None
+    assert evidence(CODE).passed
+
+
+@pytest.mark.parametrize(
+    "damage", [b"", b"{}", b"not json", evidence().to_bytes().replace(b"7.2", b"NaN")]
+)
+def test_damaged_evidence_is_no_evidence(tmp_path: Path, damage: bytes) -> None:
+    """Refused, never read as passed."""
+    path = tmp_path / "multi-run.json"
+    path.write_bytes(damage)
+
+    with pytest.raises(RecordError):
+        read_evidence(path)
+    with pytest.raises(RecordError):
+        evidence_files(tmp_path)
+    with pytest.raises(RecordError):
+        read_evidence(tmp_path / "missing.json")
+
+
+def test_reading_evidence_needs_nothing_heavy() -> None:
+    """A report is made where no torch is."""
+    program = (
+        "import sys, fedge.audit.evidence;"
+        "print(sorted({'torch', 'scipy', 'opacus', 'pandas'} & set(sys.modules)))"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "[]"
