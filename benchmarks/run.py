@@ -14,17 +14,20 @@ from benchmarks import loop
 from benchmarks.drift import area as drift
 from benchmarks.figures import Figure
 from benchmarks.gateway import area as gateway
+from benchmarks.privacy import area as privacy
 from fedge.models.hardware import hardware_class
 
 AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "loop": loop.measure,
     "gateway": gateway.measure,
     "drift": drift.measure,
+    "privacy": privacy.measure,
     "study": lambda arguments: [*gateway.study(arguments), *drift.study(arguments)],
 }
 PRINTED = (
     *("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy"),
     *("datasketches", "httptools", "uvloop", "orjson", "scipy", "scikit-learn", "river"),
+    *("opacus", "dp-accounting", "mpmath"),
 )
 
 

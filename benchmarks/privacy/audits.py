@@ -9,7 +9,7 @@ from fedge.audit.evidence import AuditEvidence, write_evidence
 from fedge.audit.multi_run import multi_run
 
 
-def audits() -> list[Figure]:
+def measure() -> list[Figure]:
     """`pr-audit`: verdicts of the many-run audit that are as they must be, of all."""
     evidence = multi_run(progress=_show)
     print(f"evidence: {write_evidence(evidence)}", file=sys.stderr)

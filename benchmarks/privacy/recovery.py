@@ -37,7 +37,7 @@ SETTINGS: Mapping[tuple[AdapterKind, int], TrainingSettings] = {
     ("input", 1): TrainingSettings(evaluation_rho=0.0015),
     ("head", 3): TrainingSettings(adapter="head", learning_rate=2.4),
     ("conv", 3): TrainingSettings(adapter="conv", learning_rate=2.4),
-    ("lora-b", 3): TrainingSettings(adapter="lora-b", learning_rate=5.0),
+    ("lora-b", 3): TrainingSettings(adapter="lora-b", learning_rate=10.0),
     ("lora", 3): TrainingSettings(adapter="lora", learning_rate=2.4),
 }
 
