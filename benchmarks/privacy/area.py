@@ -14,7 +14,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "verify": verify.measure,
     "speed": speed.measure,
     "recovery": recovery.measure,
-    "audit": audits.audits,
+    "audit": audits.measure,
 }
 
 
