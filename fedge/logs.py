@@ -8,6 +8,7 @@ their kind and place are logged and not their text, which other libraries fill w
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import sys
@@ -24,6 +25,12 @@ ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tupl
 
 class TextLines(logging.Formatter):
     """A line for people; an error follows with kind and place, without its text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        # Another handler may have left its own words for the error there, and with them its text.
+        record = copy.copy(record)
+        record.exc_text = None
+        return super().format(record)
 
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the library's name
         lines: list[str] = []

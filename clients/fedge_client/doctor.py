@@ -28,7 +28,7 @@ from fedge.config import GatewaySettings
 from fedge.errors import FedgeError, StateError
 from fedge.identity import Identity
 from fedge.models.hardware import hardware_class
-from fedge.privacy.policy import read_policy
+from fedge.privacy.approval import read_policy_and_approval
 from fedge_client.control import SupervisorClient
 from fedge_client.local_marks import ALARMS_TABLE, CHECK, LATEST_ALARMS
 from fedge_client.state_layout import LAYOUT, read_layout
@@ -78,6 +78,7 @@ def examine(settings: GatewaySettings, clock: Callable[[], float] = time.time) -
         ("limits", lambda: _limits(settings)),
         ("reachability", lambda: _reachability(settings)),
         ("processes", lambda: _processes(settings)),
+        ("ledger", lambda: _ledger(settings)),
         (CHECK, lambda: _local_drift(settings, clock)),
     ]
     found: list[Finding] = []
@@ -212,7 +213,9 @@ def _identity(settings: GatewaySettings) -> Iterator[Finding]:
     for served in settings.served:
         state = served.state_dir
         identity = Identity.load(state / "identity.pem")
-        policy = read_policy(state / "policy.toml")
+        policy, approval = read_policy_and_approval(
+            state / "policy.toml", settings.policy_reviewers
+        )
         missing = [] if (state / "root.json").exists() else ["root.json"]
         if missing:
             todo = "copy root.json from the release repository"
@@ -220,7 +223,8 @@ def _identity(settings: GatewaySettings) -> Iterator[Finding]:
         yield Finding(
             "identity",
             "ok",
-            f"{served.family}: {identity.fingerprint}, epsilon {policy.epsilon:g} a block",
+            f"{served.family}: {identity.fingerprint}, epsilon {policy.epsilon:g} a block, "
+            + ("signed by nobody" if approval is None else f"allowed by {approval.reviewer}"),
         )
 
 
@@ -345,6 +349,23 @@ def _processes(settings: GatewaySettings) -> Iterator[Finding]:
         yield Finding("agent", "ok", f"{facts['agent_restarts']} restarts")
 
 
+def _ledger(settings: GatewaySettings) -> Iterator[Finding]:
+    """Whether each model's ledger goes on from what the coordinator confirmed."""
+    for served in settings.served:
+        path = served.state_dir / "state.sqlite"
+        rows = _rows(path, "ledger_standing", "SELECT state, detail FROM ledger_standing")
+        state, detail = rows[0] if rows else ("unknown", "no agent has asked yet")
+        seen = f"{served.family}: {state}, {detail}"
+        if state == "in-step":
+            yield Finding("ledger", "ok", seen)
+        elif state == "out-of-step":
+            todo = "restart the gateway: it recovers its ledger; if it does not, see the log"
+            yield Finding("ledger", "fail", seen, todo)
+        else:
+            todo = "reports wait until the coordinator was asked: see that it can be reached"
+            yield Finding("ledger", "warn", seen, todo)
+
+
 def _local_drift(settings: GatewaySettings, clock: Callable[[], float]) -> Iterator[Finding]:
     """What the local detectors found: for this machine's operator, and in no export."""
     for served in settings.served:
@@ -368,20 +389,25 @@ def _local_drift(settings: GatewaySettings, clock: Callable[[], float]) -> Itera
 
 
 def _latest_alarm(path: Path) -> dict[str, Any] | None:
-    """The newest local alarm in a state file; None where there is none.
+    """The newest local alarm in a state file; None where there is none."""
+    rows = _rows(path, ALARMS_TABLE, LATEST_ALARMS, 1)
+    found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
+    return found
+
+
+def _rows(path: Path, table: str, query: str, *values: object) -> list[tuple[Any, ...]]:
+    """Rows of a state file beside a running agent; none where file or table are missing.
 
     Raises:
         StateError: it cannot be read.
     """
     if not path.exists():
-        return None
+        return []
     try:
         with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             known = "SELECT 1 FROM sqlite_master WHERE name = ?"
-            if db.execute(known, (ALARMS_TABLE,)).fetchone() is None:
-                return None
-            rows = db.execute(LATEST_ALARMS, (1,)).fetchall()
+            if db.execute(known, (table,)).fetchone() is None:
+                return []
+            return db.execute(query, values).fetchall()
     except sqlite3.Error as error:
         raise StateError(f"cannot read {path}: {error}") from error
-    found: dict[str, Any] | None = json.loads(rows[0][0]) if rows else None
-    return found

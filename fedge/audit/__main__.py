@@ -10,9 +10,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from fedge.audit.evidence import FOLDER, AuditEvidence, write_evidence
 from fedge.errors import FedgeError, SettingError
+from fedge.records import AdapterKind
 
 EXIT_OK, EXIT_FAILED, EXIT_VIOLATION, EXIT_INTERRUPTED = 0, 1, 3, 130
 
@@ -66,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     one = kinds.add_parser("one-run", help="plant canaries in a staging gateway's run")
     one.add_argument("--canaries", "--runs", type=int, default=300)
     one.add_argument("--seed", type=int, help="of canaries and coins; the system's by default")
-    one.add_argument("--adapter", choices=("input", "head"), default="input")
+    one.add_argument("--adapter", choices=get_args(AdapterKind), default="input")
     one.add_argument(
         "--state", type=Path, help="state directory of a stopped staging gateway; digits without"
     )

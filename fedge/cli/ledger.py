@@ -203,7 +203,9 @@ def _verified(
         SettingError: the verifier's libraries are not installed.
         typer.BadParameter: a key is none.
     """
-    given = [*(reviewer_keys or ()), *(gateway_keys or ()), *([] if witness_key is None else [witness_key])]
+    given = [*(reviewer_keys or ()), *(gateway_keys or ())]
+    if witness_key is not None:
+        given.append(witness_key)
     for key in given:
         if not re.fullmatch(r"[0-9a-f]{64}", key):
             raise typer.BadParameter(f"a public key is 64 lower-case hex digits, not {key!r}")

@@ -14,7 +14,7 @@ from fedge.config import ServerSettings
 app = typer.Typer(help="Set up and run the centre.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The server's settings file.")]
 CONFIG = Path("server.toml")
-EXIT_DRIFT = 3
+EXIT_DRIFT = EXIT_DEVIATION = 3
 
 
 @app.command("init")
@@ -118,7 +118,7 @@ def ledgers(
         for ledger in state.simulated:
             typer.echo(f"simulated, proves nothing: {ledger.describe()}")
     if any(ledger.in_conflict or ledger.fault for ledger in state.gateways):
-        raise typer.Exit(EXIT_DRIFT)
+        raise typer.Exit(EXIT_DEVIATION)
 
 
 @app.command("holds")

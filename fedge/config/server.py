@@ -9,6 +9,7 @@ from pydantic import Field
 
 from fedge.config.base import Settings
 from fedge.config.drift import AlertSettings, DriftSettings
+from fedge.records import PublicKeyHex
 
 
 class TrainingSettings(Settings):
@@ -56,6 +57,8 @@ class ComplianceSettings(Settings):
             folder unless set.
         audits: folder with audit evidence that goes into the bundle; none unless set.
         controller: TOML with the controller's contacts, for its record of processing.
+        reviewers: public keys, 64 hex digits, of those who may approve policies; without any the
+            bundle's own word is taken, and the report says so.
         keep: folders of reports that are kept, the latest ones.
     """
 
@@ -63,6 +66,7 @@ class ComplianceSettings(Settings):
     folder: Path | None = None
     audits: Path | None = None
     controller: Path | None = None
+    reviewers: tuple[PublicKeyHex, ...] = ()
     keep: int = Field(default=400, ge=1)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from fedge.config import ServerSettings
 from fedge.demo.plan import PlayPlan
 from fedge.demo.services import Services, free_ports
 from fedge.errors import OutboundError
+from fedge.identity import Identity
+from fedge.privacy.approval import approve, write_approval
 from fedge.privacy.policy import new_policy, write_policy
 from fedge.records import BlockLength
 from fedge_flows import local
@@ -39,17 +42,7 @@ class Centre:
     def __init__(self, plan: PlayPlan, folder: Path, services: Services) -> None:
         self._plan, self._services = plan, services
         self.folder = folder / "server"
-        policy = folder / "policy.toml"
-        write_policy(
-            new_policy(
-                epsilon=EPSILON,
-                delta=DELTA,
-                block=BlockLength(kind="windows", value=BLOCK_WINDOWS),
-                telemetry_rho=TELEMETRY_RHO,
-            ),
-            policy,
-        )
-        self.policy = policy
+        self.policy = policy = _signed_policy(folder)
         coordinator_port, superlink_port, self._prefect_port = free_ports(3)
         self.superlink = f"127.0.0.1:{superlink_port}"
         self.url = f"http://127.0.0.1:{coordinator_port}"
@@ -129,3 +122,27 @@ class Centre:
     @staticmethod
     def _module(module: str, config: Path) -> list[str]:
         return [sys.executable, "-m", module, "--config", str(config)]
+
+
+def _signed_policy(folder: Path) -> Path:
+    """Write the demo's policy, and the approval of a reviewer whose key is made for it."""
+    path = folder / "policy.toml"
+    policy = new_policy(
+        epsilon=EPSILON,
+        delta=DELTA,
+        block=BlockLength(kind="windows", value=BLOCK_WINDOWS),
+        telemetry_rho=TELEMETRY_RHO,
+    )
+    reviewer = Identity.create(folder / "reviewer.pem")
+    write_policy(policy, path)
+    write_approval(
+        approve(
+            policy,
+            reviewer,
+            reviewer="whoever started the demo",
+            reason="a bound for one play",
+            at=time.time(),
+        ),
+        path,
+    )
+    return path

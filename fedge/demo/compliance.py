@@ -17,6 +17,7 @@ from fedge.audit.evidence import evidence_files
 from fedge.demo import evaluation
 from fedge.demo.facts import RunFolder, cohort_run
 from fedge.errors import BundleError
+from fedge.identity import Identity
 from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.evidence import with_evidence
 from fedge.review.report.build import build_report
@@ -49,6 +50,9 @@ def leave_bundle(folder: RunFolder) -> str:
     verdict = verify_bundle(
         path,
         witness_key=witness.public_key.hex(),
+        reviewer_keys=[
+            Identity.load(key).public_key.hex() for key in folder.path.glob("reviewer.pem")
+        ],
         gateway_keys=[one.public_key for one in source.gateways],
     )
     if not verdict.accepted:

@@ -10,9 +10,12 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,24 @@ log = logging.getLogger(__name__)
 
 NextRows = Callable[[int, int], Rows]
 """`(first_row, count)` -> that piece of the stream."""
+Label = tuple[str, int]
+"""Record id and class index."""
+
+LABELS_PER_REQUEST = 200
+MOST_WAITING = 2000
+"""Labels that wait for a gateway without room for them; beyond, the oldest are given up."""
+
+
+class NoRoomError(OSError):
+    """The gateway takes no labels for now.
+
+    Attributes:
+        retry_after_s: after which it asks to be asked again.
+    """
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class InferenceClient:
@@ -52,8 +73,13 @@ class InferenceClient:
         predictions = np.array(outputs["class"]["data"], dtype=np.int64)
         return list(answer["parameters"]["fedge_record_ids"]), predictions
 
-    def feedback(self, labels: list[tuple[str, int]]) -> None:
-        """Send true labels back."""
+    def feedback(self, labels: Sequence[Label]) -> None:
+        """Send true labels back.
+
+        Raises:
+            NoRoomError: none was taken, and they may be sent again later.
+            OSError: it failed.
+        """
         entries = [{"id": record, "label": self._classes[label]} for record, label in labels]
         self._post("/fedge/v1/feedback", {"labels": entries})
 
@@ -82,8 +108,65 @@ class InferenceClient:
             self._connection.close()
             raise OSError(f"{path}: {error!r}") from error
         if response.status != 200:
-            raise OSError(f"{path}: HTTP {response.status}: {data[:200]!r}")
+            message = f"{path}: HTTP {response.status}: {data[:200]!r}"
+            wait = response.getheader("Retry-After", "")
+            if response.status == 503 and wait.isdigit():
+                raise NoRoomError(message, float(wait))
+            raise OSError(message)
         return dict(json.loads(data))
+
+
+class LabelPost:
+    """Sends labels back, and keeps them for later while the gateway has no room for them.
+
+    A gateway that lags behind its stream refuses labels. That is logged when it begins and when
+    it is over, and it is left alone for as long as it asks.
+
+    Args:
+        send: sends some labels.
+        clock: seconds that run on evenly.
+
+    Attributes:
+        waiting: labels that were not taken yet.
+    """
+
+    def __init__(
+        self, send: Callable[[Sequence[Label]], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._send, self._clock = send, clock
+        self.waiting: deque[Label] = deque(maxlen=MOST_WAITING)
+        self._not_before, self._refused = -math.inf, False
+
+    def give(self, labels: Sequence[Label]) -> None:
+        """Send these after those that wait, as many as one request takes.
+
+        Raises:
+            OSError: one request failed. What there was no room for waits, all else is given up.
+        """
+        self.waiting.extend(labels)
+        if not self.waiting or self._clock() < self._not_before:
+            return
+        batch = list(islice(self.waiting, LABELS_PER_REQUEST))
+        try:
+            self._send(batch)
+        except NoRoomError as error:
+            self._not_before = self._clock() + error.retry_after_s
+            if not self._refused:
+                log.warning("labels wait: %s", error)
+            self._refused = True
+            raise
+        except OSError as error:
+            self._drop(len(batch))
+            log.error("feedback failed: %s", error)
+            raise
+        self._drop(len(batch))
+        if self._refused:
+            log.warning("labels are taken again")
+        self._refused = False
+
+    def _drop(self, count: int) -> None:
+        for _ in range(count):
+            self.waiting.popleft()
 
 
 class Player:
@@ -105,6 +188,7 @@ class Player:
         label_every: int,
     ) -> None:
         self._client, self._next_rows = client, next_rows
+        self._labels = LabelPost(client.feedback)
         self._batch, self._label_every = rows_per_request, label_every
         self._pause_s = rows_per_request / rows_per_s
         self._stop = threading.Event()
@@ -144,10 +228,8 @@ class Player:
         self.correct.extend((predictions == rows.labels).tolist())
         # The share is public and fixed: it follows the row number, never what was predicted.
         chosen = [i for i in range(len(records)) if (first_row + i) % self._label_every == 0]
-        if chosen:
-            try:
-                self._client.feedback([(records[i], int(rows.labels[i])) for i in chosen])
-            except OSError as error:
-                self.failed.append(str(error))
-                log.error("feedback failed: %s", error)
+        try:
+            self._labels.give([(records[i], int(rows.labels[i])) for i in chosen])
+        except OSError as error:
+            self.failed.append(str(error))
         return True

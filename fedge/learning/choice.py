@@ -37,10 +37,10 @@ CANDIDATES: tuple[TrainingSettings, ...] = tuple(
     TrainingSettings(adapter=adapter, clip=clip, learning_rate=rate)
     for adapter, clip, rates in (
         ("input", 0.5, (1.2, 2.4)),
-        ("conv", 0.5, (0.6, 1.2)),
-        ("head", 0.5, (0.6, 1.2)),
-        ("lora-b", 0.5, (0.6, 1.2)),
-        ("lora", 0.5, (0.3, 0.6)),
+        ("conv", 0.5, (1.2, 2.4)),
+        ("head", 0.5, (1.2, 2.4)),
+        ("lora-b", 0.5, (5.0, 10.0)),
+        ("lora", 0.5, (1.2, 2.4)),
     )
     for rate in rates
 )

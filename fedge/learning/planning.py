@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from fedge.config import TrainingSettings
 from fedge.errors import SettingError
+from fedge.privacy.quotas import limit_nano
 from fedge.privacy.rdp import (
     NANO,
     cap_nano,
@@ -74,6 +75,9 @@ def plan_training(
             f"the policy (epsilon {policy.epsilon:g}) leaves nothing for training: telemetry_rho "
             f"{policy.telemetry_rho:g} and evaluation_rho {settings.evaluation_rho:g} take it all"
         )
+    # Whichever task a quota is for: a plan that some gateway must refuse trains nothing.
+    quotas = [q for q in policy.quotas if q.purpose == "training"]
+    left = min([left, *(limit_nano(quota, cap_nano(policy)) for quota in quotas)])
     return blank.model_copy(update={"sigma2": _calibrated(blank, policy.alpha, left)})
 
 

@@ -74,6 +74,7 @@ def make_compliance(settings: ServerSettings, database: Database, at: float) -> 
     verdict = verify_bundle(
         folder / BUNDLE,
         witness_key=witness.public_key.hex(),
+        reviewer_keys=own.reviewers,
         gateway_keys=[one.public_key for one in source.gateways],
     )
     bundle = read_bundle(folder / BUNDLE) if verdict.accepted else None

@@ -30,6 +30,7 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         window_s: float = 0.0,
         ring_slots: int = 4096,
         label_rho: float = 0.0,
+        identity: Identity | None = None,
         unit: Literal["record", "subject"] = "record",
         max_records: int = 1,
         **ports: Any,
@@ -64,7 +65,7 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         )
         gateway = Gateway(
             settings=settings,
-            identity=Identity.from_seed(bytes([len(made)]) * 32),
+            identity=identity or Identity.from_seed(bytes([len(made)]) * 32),
             writer=RingWriter(
                 state_dir / "ring.bin",
                 RowLayout.of(TASK),

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fakes.exact_noise import ExactNoise
-from tests_clients import TASK, WINDOW, Gateway
+from tests_clients import TASK, WINDOW, Gateway, push_all
 
 from fedge.config import EscalationSettings
 from fedge.errors import StateError
@@ -50,11 +50,7 @@ def drain(gateway: Gateway) -> None:
     assert gateway.agent is not None
     while gateway.agent.watch_once():
         pass
-    before, now = None, (0, 0)
-    while before != now:  # reports leave after the entries that charge for them
-        before = now
-        gateway.agent.push_once()
-        now = (gateway.agent.spool.depth, gateway.agent.audit.next_seq)
+    push_all(gateway.agent)
 
 
 def test_each_full_window_leaves_one_charged_signed_report(make_gateway: MakeGateway) -> None:

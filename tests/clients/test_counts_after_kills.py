@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fakes.exact_noise import ExactNoise
-from tests_clients import ALL_PURPOSES, TASK, WINDOW, Gateway
+from tests_clients import ALL_PURPOSES, TASK, WINDOW, Gateway, push_all
 
 from fedge.identity import Envelope
 from fedge.profiles.counts import count_window, join
@@ -103,7 +103,7 @@ def test_every_row_is_counted_once(make_gateway: Callable[..., Gateway], window_
     last = gateway.start()
     while last.watch_once():
         pass
-    last.push_once()
+    push_all(last)
     found = reports(gateway)
     assert [r.window for r in found] == list(range(last.watcher.windows))
     assert found[0].first_slot == 0 and found[-1].first_slot + found[-1].slots >= ROWS - WINDOW

@@ -203,3 +203,18 @@ def test_a_token_file_may_be_readable_by_the_group_that_it_is_lent_to(
     assert found(lent, "permissions").level == "ok"
     tokens.chmod(0o644)
     assert found(lent, "permissions").level == "fail"
+
+
+@pytest.mark.parametrize(
+    ("state", "level"), [("in-step", "ok"), ("unknown", "warn"), ("out-of-step", "fail")]
+)
+def test_a_ledger_out_of_step_fails(settings: GatewaySettings, state: str, level: str) -> None:
+    """What the agent noted about its ledger is shown; while it is not known reports wait."""
+    with sqlite3.connect(settings.state_dir / "state.sqlite") as db:
+        db.execute("CREATE TABLE IF NOT EXISTS ledger_standing (one, state TEXT, detail TEXT)")
+        db.execute("INSERT INTO ledger_standing VALUES (1, ?, 'why')", (state,))
+
+    finding = found(settings, "ledger")
+
+    assert finding.level == level and "why" in finding.detail
+    assert bool(finding.todo) == (level != "ok")

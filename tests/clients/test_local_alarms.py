@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests_clients import ALL_PURPOSES, WINDOW, Gateway, write_release
+from tests_clients import ALL_PURPOSES, WINDOW, Gateway, push_all, write_release
 
 from fedge.cli.gateway import _alarms
 from fedge.config import GatewaySettings, LocalDriftSettings
@@ -374,9 +374,8 @@ def test_alarms_in_a_row_are_one(make_gateway: MakeGateway) -> None:
 
 def test_not_a_byte_that_leaves_depends_on_it(make_gateway: MakeGateway) -> None:
     """Same rows, same labels, alarms on one of two gateways: the same envelopes, bit by bit."""
-    plain, watched = make_gateway(), make_gateway()
-    plain.identity = watched.identity
-    plain.start()
+    plain = make_gateway()
+    watched = make_gateway(identity=plain.identity)
     watching(watched, webhook="http://127.0.0.1:9/")
     sent = []
     for gateway in (plain, watched):
@@ -389,7 +388,7 @@ def test_not_a_byte_that_leaves_depends_on_it(make_gateway: MakeGateway) -> None
         assert gateway.agent is not None
         gateway.agent.report_facts_once()
         gateway.agent.tell_alarms_once()
-        gateway.agent.push_once()
+        push_all(gateway.agent)
         sent.append(gateway.centre.taken)
 
     assert plain.agent is not None and watched.agent is not None

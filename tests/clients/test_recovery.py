@@ -25,16 +25,19 @@ from fedge.identity import Envelope
 from fedge.learning.planning import plan_training
 from fedge.privacy.chain import Chain
 from fedge.privacy.entries import Recovered, Settled, read_entry
-from fedge.privacy.heads import sign_head, verify_witnessed
+from fedge.privacy.heads import sign_head, verify_witnessed, witness_head
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.replay import replay
+from fedge.profiles.wire import decode_report
 from fedge.records import (
+    AuditBatch,
     LedgerStanding,
     Participant,
     RoundRequest,
     RunSpec,
     sha256_hex,
 )
+from fedge.statefile import StateFile
 from fedge_client.agent.agent import Agent
 from fedge_client.agent.audit import AuditTrail
 from fedge_client.agent.label_report import LabelReporter
@@ -261,6 +264,20 @@ class TestInStep:
             push(gateway, 2)
         assert centre.content()
 
+    def test_a_window_that_closes_while_entries_are_sent_waits(
+        self, centre: RealCentre, gateway: Gateway
+    ) -> None:
+        """Its report is ready before its charge was handed over: it goes with the next push."""
+        play(gateway, 1)
+        agent_of(gateway).audit.hand_over()
+        play(gateway, 1)
+        agent_of(gateway).sender.push()
+
+        assert len(centre.content()) == 1
+        check_released_is_charged(centre, gateway)
+        push(gateway)
+        assert len(centre.content()) == 2
+
     def test_a_month_offline(self, centre: RealCentre, gateway: Gateway) -> None:
         """Nobody answers, windows close all the same; then everything arrives and is in step."""
         play(gateway, 2)
@@ -378,6 +395,10 @@ class TestRecovery:
         sent = [Envelope.from_bytes(data) for data in centre.sent]
         numbers = [e.header.seq for e in sent]
         assert len(set(numbers)) == len(numbers)
+        reports = [decode_report(e.payload) for e in sent if e.header.kind == "report"]
+        windows = [report.window for report in reports]
+        assert len(set(windows)) == len(windows) > 4
+        assert {0, 1, 2, 3} < set(windows)
         assert agent_of(gateway).spool.refused == 0
 
     def test_killed_at_any_point_it_recovers_once(
@@ -538,6 +559,20 @@ class TestMalice:
         assert centre.content() == content
         assert agent_of(gateway).ledger.recovered_through == -1
 
+    def test_a_ledger_that_was_made_up(
+        self, centre: RealCentre, gateway: Gateway, tmp_path: Path
+    ) -> None:
+        """It adds up and its head fits it, but this gateway's key did not sign that."""
+        play(gateway, 3)
+        push(gateway)
+        restart(gateway)
+        centre.twist = _forged(centre, gateway, tmp_path)
+        own = agent_of(gateway).ledger.entries()
+        push(gateway)
+
+        assert state_of(gateway) != "in-step"
+        assert agent_of(gateway).ledger.entries() == own
+
     def test_entries_that_are_not_those_of_the_head(
         self, centre: RealCentre, gateway: Gateway
     ) -> None:
@@ -552,6 +587,36 @@ class TestMalice:
 
         assert state_of(gateway) == "out-of-step"
         assert agent_of(gateway).ledger.entries() == own
+
+
+def _forged(centre: RealCentre, gateway: Gateway, folder: Path) -> Callable[[bytes], bytes]:
+    """Answers of a coordinator that made up a ledger, and signs its head itself."""
+    state = StateFile(folder / "forged.sqlite")
+    identity = gateway.identity
+    forged = Ledger(
+        state,
+        agent_of(gateway).policy,
+        clock=lambda: 5.0,
+        simulated=True,
+        gateway=identity.fingerprint,
+        public_key=identity.public_key.hex(),
+    )
+    for block in range(9):
+        forged.open_block(block)
+    entries, size = forged.entries(), forged.size
+    named = sign_head(identity, size, forged.root(), 1.0, simulated=True)
+    head = named.model_copy(update={"signature": WITNESS.sign(named.signed).hex()})
+    state.close()
+
+    def twist(body: bytes) -> bytes:
+        try:
+            found = LedgerStanding.from_bytes(body)
+        except FedgeError:
+            return AuditBatch(0, entries).to_bytes()
+        update = {"witnessed": witness_head(WITNESS, head, 1.0), "entries": size}
+        return found.model_copy(update=update).to_bytes()
+
+    return twist
 
 
 def _commit_release(agent: Agent, gateway: Gateway) -> None:

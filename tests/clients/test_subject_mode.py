@@ -313,7 +313,7 @@ def test_a_block_keeps_the_unit_it_was_opened_under(make_gateway: MakeGateway) -
 
 
 @settings(
-    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     who=st.lists(

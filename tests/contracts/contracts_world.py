@@ -10,29 +10,36 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-import logging
 import re
 import struct
-import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from contracts_taps import (
+    everything_logged,
+    export_telemetry,
+    logging_to,
+    read_pages,
+    recording,
+    review,
+)
 from fakes.gateways import FAMILY, Caller, infer_body, wait_until
 from fakes.loop import DEADLINE_S, ToyCentre, ToyGateway
-from fakes.receipts import receipt_for, standing_for
+from fakes.receipts import standing_for
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedge.config import TrainingSettings
 from fedge.data.blocks import LabelledRecords
+from fedge.data.subjects import SubjectKey
 from fedge.delivery.store import ContentStore
 from fedge.delivery.switch import ProbeReport, Slot
 from fedge.demo.services import free_ports
+from fedge.flower import MESSAGE_TYPE, RECORD
 from fedge.identity import Envelope
 from fedge.learning.planning import plan_training
 from fedge.privacy.grants import Grant
@@ -47,16 +54,22 @@ from fedge.records import (
     sha256_hex,
 )
 from fedge.serving.scoring import Scores
+from fedge.simulation.grid import InProcessGrid
 from fedge_client.agent.agent import Agent, Ports
 from fedge_client.agent.courier_port import CourierPort
-from fedge_client.frames import AgentAnswer, ask_agent
+from fedge_client.frames import ask_agent
 
 REQUESTS, ROWS, DIMENSION = 12, 8, 4
 ARRAYS = np.zeros(DIMENSION, dtype="<f4").tobytes()
 INPUTS = (0.7316894, -0.2914377, 0.5837261, -0.8467513, 0.1379468, -0.6683492)
 """The record that every even row is; its numbers occur nowhere else."""
-STRINGS = ("Canary-tensor-Q7", "Canary-model-W3", "Canary-request-Z9", "Canary-label-K5")
-"""Texts in requests: the name of a column, of a model, of a request, a class."""
+STRINGS = (
+    *("Canary-tensor-Q7", "Canary-model-W3", "Canary-request-Z9", "Canary-label-K5"),
+    *("Canary-subject-H2", "Canary-header-B4"),
+)
+"""Texts in requests: the name of a column, of a model, of a request, a class, whom a record is
+about, and what somebody calls with."""
+SUBJECT_EVERY = 4
 
 
 # --- looking for canaries --------------------------------------------------------------
@@ -103,69 +116,23 @@ def leaks(data: bytes, needles: Iterable[bytes]) -> list[bytes]:
 # --- what is played and what comes out -------------------------------------------------
 
 
-class Recorder(SimpleHTTPRequestHandler):
-    """A coordinator that believes everything and writes down every request as it came."""
-
-    protocol_version = "HTTP/1.1"
-
-    def __init__(self, kept: list[tuple[str, bytes]], *args: object, **options: object) -> None:
-        self._kept = kept
-        super().__init__(*args, **options)  # type: ignore[arg-type]
-
-    def do_GET(self) -> None:
-        self._keep("request", b"")
-        if not self.path.startswith("/v1/ledgers/"):
-            super().do_GET()
-            return
-        taken = [data for kind, data in self._kept if kind == "envelope"]
-        self._answer(standing_for(self.path, taken))
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self._keep("request", b"")
-        self._kept.append(("envelope", body))
-        self._answer(receipt_for(body))
-
-    def _answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def _keep(self, kind: str, body: bytes) -> None:
-        head = self.raw_requestline + bytes(self.headers)
-        self._kept.append((kind, head + body))
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-@contextmanager
-def recording(folder: Path, port: int) -> Iterator[list[tuple[str, bytes]]]:
-    """Serve `folder` on `port`; yields the list that every request is added to."""
-    kept: list[tuple[str, bytes]] = []
-    handler = partial(Recorder, kept, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
-        try:
-            yield kept
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 class SummingTrainer:
-    """Answers the noised sum of its records on a grid, and remembers it without noise."""
+    """Answers the noised sum of its records on a grid, and remembers it without noise.
+
+    Its first round ends with an error that quotes its records, as libraries do.
+    """
 
     noise_kind = "os"
 
     def __init__(self, records: LabelledRecords, bits: int) -> None:
         self.records, self._grid, self._noise = records, 2**bits, OsNoise()
         self.exact: list[float] = []
+        self._broke = False
 
     def round(self, vector: np.ndarray, grant: Grant) -> np.ndarray:
+        if not self._broke:
+            self._broke = True
+            raise ValueError(f"cannot add up {self.records.inputs.ravel()[:12].tolist()}")
         event = grant.event
         exact = np.rint(self.records.inputs[:, :DIMENSION].sum(axis=0) * self._grid)
         drawn = exact.astype(np.int64)
@@ -217,9 +184,12 @@ class World:
     """What was played, and every byte that came out.
 
     Attributes:
-        outgoing: (what, bytes): `envelope`s as they were pushed, `request` heads, `reply`s to
-            the courier, `status` of the worker, `log` files and lines.
+        outgoing: (what, bytes): `envelope`s as they were pushed, `request` heads, `telemetry`,
+            `reply`s of the courier and reasons of its `refusal`s, `status` of the worker, `page`s
+            of facts, `log` files and lines, entries of the `ledger`, the `bundle` of it and its
+            `review`.
         secret_numbers: values in records, and functions of one record or of a few.
+        pseudonyms: of subjects.
         mapped: files that worker and agent had mapped when they had done all their work.
         state_dir: the gateway's, at rest.
         entries: its ledger.
@@ -228,9 +198,15 @@ class World:
     state_dir: Path
     outgoing: list[tuple[str, bytes]] = field(default_factory=list)
     secret_numbers: set[float] = field(default_factory=set)
+    pseudonyms: set[bytes] = field(default_factory=set)
     mapped: dict[str, str] = field(default_factory=dict)
     entries: tuple[bytes, ...] = ()
     spec: RunSpec | None = None
+    verdict: dict[str, Any] = field(default_factory=dict)
+
+    def tell(self, what: str, data: bytes) -> None:
+        """Write down what came out."""
+        self.outgoing.append((what, data))
 
     def of(self, kind: str) -> list[bytes]:
         return [data for what, data in self.outgoing if what == kind]
@@ -241,7 +217,8 @@ class World:
     @property
     def needles(self) -> set[bytes]:
         numbers = {needle for n in self.secret_numbers for needle in number_needles(n)}
-        return numbers | {needle for text in STRINGS for needle in text_needles(text)}
+        texts = {needle for text in STRINGS for needle in text_needles(text)}
+        return numbers | texts | self.pseudonyms
 
 
 def make_world(folder: Path) -> World:
@@ -257,21 +234,28 @@ def make_world(folder: Path) -> World:
             ),
             centre.policy,
         )
-        gateway = ToyGateway(
-            folder / "gw", centre, f"http://127.0.0.1:{port}", label_watermark_windows=2
-        )
+        url = f"http://127.0.0.1:{port}"
+        gateway = ToyGateway(folder / "gw", centre, url, label_watermark_windows=2)
+        export_telemetry(gateway, url)
         world = World(gateway.settings.state_dir)
         try:
-            gateway.start()
+            with everything_logged(folder / "talkative"):
+                gateway.start()
             _play(gateway, world)
             wait_until(lambda: _reports(kept) >= 9, DEADLINE_S, "reports arrive")
+            read_pages(gateway, world.tell)
             for process in ("agent", "worker"):
                 pid = gateway.facts()[f"{process}_pid"]
                 world.mapped[process] = Path(f"/proc/{pid}/maps").read_text()
         finally:
             gateway.stop()
     world.outgoing += kept
-    _train(gateway, world)
+    subjects = SubjectKey.open(world.state_dir)
+    world.pseudonyms.add(subjects.pseudonym(STRINGS[4]))
+    with logging_to(world.tell):
+        _train(gateway, world)
+        world.verdict = review(gateway.config, folder / "review", world.tell)
+    world.outgoing += [("ledger", entry) for entry in world.entries]
     for log in sorted((world.state_dir / "logs").glob("*")):
         world.outgoing.append(("log", log.read_bytes()))
     world.outgoing.append(("log", (folder / "gw" / "supervisor.log").read_bytes()))
@@ -288,10 +272,15 @@ def _play(gateway: ToyGateway, world: World) -> None:
     wait_until(lambda: bool(gateway.rows("SELECT 1 FROM ledger_entries")), DEADLINE_S, "ledger")
     caller, rng = Caller(gateway.port), np.random.default_rng(8)
     ids: list[str] = []
-    for _ in range(REQUESTS):
+    for number in range(REQUESTS):
         inputs = rng.uniform(-1, 1, (ROWS, 2, 3)).astype(np.float32)
         inputs[::2] = np.array(INPUTS, dtype=np.float32).reshape(2, 3)
-        status, answer = caller.infer(inputs)
+        body = json.loads(infer_body(inputs))
+        if number % SUBJECT_EVERY == 0:
+            body["parameters"] = {"fedge_subject": STRINGS[4]}
+        status, answer, _ = caller.ask(
+            "POST", f"/v2/models/{FAMILY}/infer", json.dumps(body).encode()
+        )
         assert status == 200, answer
         ids += answer["parameters"]["fedge_record_ids"]
     logits = np.array(answer["outputs"][0]["data"], dtype=np.float32).reshape(ROWS, 3)[:1]
@@ -302,6 +291,7 @@ def _play(gateway: ToyGateway, world: World) -> None:
     _feedback(caller, [{"id": name, "label": "green"} for name in ids], 200)
     _feedback(caller, [{"id": ids[0], "label": STRINGS[3]}], 400)
     _feedback(caller, [{"id": STRINGS[3], "label": "green"}], 400)
+    _feedback(caller, [{"id": ids[0], "label": STRINGS[3], STRINGS[0]: row.tolist()}], 400)
     model = f"/v2/models/{FAMILY}/infer"
     for path, body in (
         (model, infer_body(row.reshape(1, 2, 3), name=STRINGS[0])),
@@ -315,6 +305,8 @@ def _play(gateway: ToyGateway, world: World) -> None:
     ):
         status, answer, _ = caller.ask("POST", path, body)
         assert status >= 400, (body, answer)
+    told = {"Authorization": f"Bearer {STRINGS[5]}", "X-Request-Id": STRINGS[5]}
+    assert caller.ask("POST", f"{model}/{STRINGS[1]}?x={STRINGS[2]}", b"{}", **told)[0] >= 400
     for path in ("/fedge/v1/status", "/v2", "/v2/health/live", f"/v2/models/{FAMILY}"):
         caller.connection.request("GET", path)
         world.outgoing.append(("status", caller.connection.getresponse().read()))
@@ -341,15 +333,6 @@ class _Keeper:
         return 200, standing_for(path, self.world.of("envelope"))
 
 
-class _Lines(logging.Handler):
-    def __init__(self, world: World) -> None:
-        super().__init__(logging.DEBUG)
-        self._world = world
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._world.outgoing.append(("log", self.format(record).encode()))
-
-
 def _train(gateway: ToyGateway, world: World) -> None:
     """Answer a whole run over the courier's socket, and some requests that are refused."""
     trainers: list[SummingTrainer] = []
@@ -360,9 +343,6 @@ def _train(gateway: ToyGateway, world: World) -> None:
         trainers.append(SummingTrainer(records, plan.grid_bits))
         return trainers[-1]
 
-    lines = _Lines(world)
-    logger = logging.getLogger("fedge_client")
-    logger.addHandler(lines)
     ports = Ports(
         clock=lambda: 2e9,
         noise=OsNoise(),
@@ -375,11 +355,15 @@ def _train(gateway: ToyGateway, world: World) -> None:
     agent = Agent(gateway.settings, gateway.identity, ports)
     path = gateway.settings.runtime_dir / "agent.sock"
     port = CourierPort(path, agent.answer)
+    grid = InProcessGrid(
+        {2: lambda request, array, left_s: ask_agent(path, request, array, left_s)}
+    )
     try:
         while agent.watch_once():
             pass
         spec = world.spec = _spec(gateway, agent)
         for phase, number, arrays in (
+            ("train", 0, ARRAYS),  # its trainer fails
             ("train", 0, ARRAYS),
             ("train", 1, ARRAYS),
             ("evaluate", 0, ARRAYS),
@@ -393,24 +377,29 @@ def _train(gateway: ToyGateway, world: World) -> None:
                 round=number,
                 arrays_sha256=sha256_hex(arrays),
             )
-            _note(world, ask_agent(path, request.to_bytes(), arrays, 30))
-        _note(world, ask_agent(path, STRINGS[0].encode(), ARRAYS, 30))
+            _ask(world, grid, request.to_bytes(), arrays)
+        _ask(world, grid, STRINGS[0].encode(), ARRAYS)
         agent.report_facts_once()
         agent.push_once()
         world.entries = agent.ledger.entries()
     finally:
-        logger.removeHandler(lines)
         port.close()
         agent.close()
     world.secret_numbers |= {value for t in trainers for value in t.exact}
     world.secret_numbers |= {float(v) for v in _features(world.state_dir)}
 
 
-def _note(world: World, answer: AgentAnswer) -> None:
-    if answer.ok:
-        world.outgoing.append(("reply", answer.envelope))
+def _ask(world: World, grid: InProcessGrid, request: bytes, arrays: bytes) -> None:
+    """Let the courier carry a request, and write down all that it answers Flower."""
+    record = ConfigRecord({"request": request, "array": arrays})
+    message = Message(RecordDict({RECORD: record}), dst_node_id=2, message_type=MESSAGE_TYPE)
+    (reply,) = grid.send_and_receive([message])
+    answered = dict(reply.content.config_records[RECORD])
+    assert answered.keys() == {"ok", "reason", "envelope"} and len(reply.content) == 1
+    if answered["ok"]:
+        world.tell("reply", bytes(answered["envelope"]))  # type: ignore[arg-type]
     else:
-        world.outgoing.append(("refusal", answer.reason.encode()))
+        world.tell("refusal", str(answered["reason"]).encode() + bytes(answered["envelope"]))  # type: ignore[arg-type]
 
 
 def _spec(gateway: ToyGateway, agent: Agent) -> RunSpec:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from contracts_taps import HAS_TELEMETRY, TALKATIVE
 from contracts_world import (
     INPUTS,
     STRINGS,
@@ -86,14 +87,31 @@ def test_the_canaries_were_there(world: World) -> None:
     assert labels >= 50
 
 
+def test_the_logs_hold_all_there_was_to_say(world: World) -> None:
+    """Down to the libraries' own lines, so that finding no canary in them means something."""
+    logs = world.state_dir / "logs"
+    written = {path.stem: path.read_text() for path in logs.glob("*.log")}
+    written["supervisor"] = (world.state_dir.parent / "supervisor.log").read_text()
+    for process in ("supervisor", "worker-A", "agent"):
+        assert TALKATIVE in written[process], process
+    lines = [data.decode(errors="replace") for data in world.of("log")]
+    assert any("the run failed here" in line and "ValueError" in line for line in lines)
+    assert any(" DEBUG " in line and " DEBUG fedge" not in line for line in lines)
+
+
 # --- what went out -----------------------------------------------------------------------
 
 
 def test_no_canary_left(world: World) -> None:
-    """Reports, statuses, requests, replies to the courier, worker status, logs: none holds one."""
+    """Envelopes, requests, replies of the courier, refusals, pages, metrics, traces, logs, entries
+    of the ledger, the exported bundle and the reports about it: none holds one."""
     needles = world.needles
     kinds = {what for what, _ in world.outgoing}
-    assert kinds == {"envelope", "request", "reply", "refusal", "status", "log"}
+    assert kinds - {"telemetry"} == {
+        *("envelope", "request", "reply", "refusal", "status", "page", "log"),
+        *("ledger", "bundle", "review"),
+    }
+    assert ("telemetry" in kinds) == HAS_TELEMETRY
     found = [(what, hits) for what, data in world.outgoing if (hits := leaks(data, needles))]
     assert found == []
 
@@ -120,6 +138,13 @@ def test_what_depends_on_content_is_settled_in_the_ledger(world: World) -> None:
             assert set(AuditBatch.from_bytes(envelope.payload).entries) <= set(world.entries)
         else:
             assert sha256_hex(envelope.payload) in settled, envelope.header
+
+
+def test_the_bundle_that_was_searched_is_one_that_reviewers_accept(world: World) -> None:
+    """It holds the whole ledger, and the verifier finds nothing wrong with it."""
+    assert world.verdict["accepted"] is True
+    (entries,) = (data for data in world.of("bundle") if b"entries.jsonl\n" in data[:200])
+    assert entries.count(b"\n") - 1 == len(world.entries) > 50
 
 
 def test_no_report_holds_exact_counts(world: World) -> None:
@@ -154,7 +179,9 @@ def test_no_pair_of_labelled_errors_is_exact(world: World) -> None:
 
 def test_a_refused_round_says_one_public_word(world: World) -> None:
     """A courier that is refused hears a reason from a short list, and no detail."""
-    assert world.of("refusal") == [b"round-not-planned", b"arrays-do-not-fit", b"malformed-request"]
+    assert world.of("refusal") == [
+        *(b"failed", b"round-not-planned", b"arrays-do-not-fit", b"malformed-request")
+    ]
 
 
 def test_a_round_asked_again_gives_no_second_noise(world: World) -> None:

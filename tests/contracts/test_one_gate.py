@@ -8,6 +8,7 @@ a played gateway sent, down to each request.
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ OPENERS = {
 """Calls of asyncio and of the socket module that open a connection or wait for one."""
 
 LEAVES_THE_HOST = {
-    "agent/post.py": "sends what the gate let into the spool",
+    "agent/post.py": "sends what the gate let into the spool, asks for the ledger's standing",
     "agent/telemetry.py": "exports the status, public facts alone; off unless a collector is set",
     "courier.py": "Flower's side: answers with envelopes that the gate sealed",
     "supernode.py": "Flower's side: starts its SuperNode and refuses other bundles",
@@ -137,6 +138,14 @@ def test_only_the_spool_signs() -> None:
     assert {_name(p) for p in own if {"seal", "sign"} & set(_calls(p))} == {"agent/spool.py"}
 
 
+def test_only_the_audit_trail_signs_heads() -> None:
+    """Beside envelopes one thing is signed: hashes over entries that are handed over, or that a
+    reviewer is given by hand."""
+    own = [path for path in _sources() if path.is_relative_to(CLIENT)]
+    makers = {_name(p) for p in own if "sign_head" in _calls(p)}
+    assert makers == {"agent/audit.py", "ledger_export.py"}
+
+
 def test_only_the_gate_settles() -> None:
     """A charge is settled where its bytes are kept, and nowhere else."""
     assert {_name(p) for p in _sources() if "settle" in _calls(p)} == {"agent/egress.py"}
@@ -207,14 +216,18 @@ def test_public_facts_are_collected_without_it() -> None:
 
 
 def test_every_request_is_an_envelope_or_asks_for_a_public_file(world: World) -> None:
-    """The one server that the gateway knows heard nothing else, and no query or cookie."""
+    """The one server that the gateway knows heard nothing else, but what it knows of this very
+    ledger; and no query or cookie."""
     lines = [request.split(b"\r\n", 1)[0].decode() for request in world.of("request")]
     posts = [line for line in lines if line.startswith("POST")]
     assert set(posts) == {"POST /v1/envelopes HTTP/1.1"}
     assert len(posts) <= len(world.of("envelope"))
     for line in set(lines) - set(posts):
         method, path, _ = line.split(" ")
-        assert method == "GET" and path.startswith("/releases/") and "?" not in path, line
+        asks_for_file = path.startswith("/releases/") and "?" not in path
+        # Names nobody but this gateway, which the envelopes name as well.
+        asks_for_standing = re.fullmatch(r"/v1/ledgers/[0-9a-f]{32}", path)
+        assert method == "GET" and (asks_for_file or asks_for_standing), line
     assert not any(b"\r\nCookie" in request for request in world.of("request"))
 
 

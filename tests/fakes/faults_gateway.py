@@ -38,7 +38,7 @@ from fakes.gateways import (
     toy_weights,
     wait_until,
 )
-from fakes.receipts import receipt_for
+from fakes.receipts import receipt_for, standing_for
 
 from fedge.config import GatewaySettings
 from fedge.errors import OutboundError
@@ -80,11 +80,17 @@ class Centre:
                 if len(body) < length:
                     return  # whoever sent it was killed
                 centre.taken[self.path.split("/")[1]].append(body)
-                receipt = receipt_for(body)
+                self._answer(receipt_for(body))
+
+            def do_GET(self) -> None:
+                taken = list(centre.taken[self.path.split("/")[1]])
+                self._answer(standing_for(self.path, taken))
+
+            def _answer(self, body: bytes) -> None:
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(receipt)))
+                self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(receipt)
+                self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None: ...
 

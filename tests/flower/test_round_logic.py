@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedge.errors import RunFailedError, UpdateInvalidError
-from fedge.identity import Envelope, Identity
+from fedge.identity import Artefact, Envelope, Identity
 from fedge.records import AdapterUpdate, RoundRequest, TrainingPlan, sha256_hex
 from fedge_server.round_logic import MemoryJournal, adapter_sha256, run_rounds
 from fedge_server.round_replies import Enough, Reply
@@ -73,6 +73,41 @@ def test_weights_are_equal_and_public() -> None:
     assert result.gain == 6
     assert len(result.update_bytes) == 4 and min(result.update_bytes) > 4 * DIMENSION
     assert result.adapter_sha256 == adapter_sha256(adapter)
+
+
+class Archive(MemoryJournal):
+    """A journal that remembers what it was given to keep."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[tuple[str, str]] = []
+
+    def keep_replies(self, name: str, replies: Iterable[Artefact]) -> None:
+        self.kept += [(name, reply.payload_sha256) for reply in replies]
+
+
+def test_each_answer_can_be_linked_to_a_ledger() -> None:
+    """The result names the hash of each update and count, and every reply is kept."""
+    table, archive = Table(honest(0, 1.0), honest(1, 3.0)), Archive()
+    result, _ = run_rounds(make_spec(IDENTITIES[:2]), ZERO, table, [finite], journal=archive)
+
+    named = [*result.update_sha256, *result.counts_sha256]
+    assert [len(result.update_sha256), len(result.counts_sha256)] == [4, 2]
+    assert sorted(named) == sorted(sha256 for _, sha256 in archive.kept)
+    assert {name for name, _ in archive.kept} == {"train-0", "train-1", "evaluate-2"}
+
+
+def test_what_was_released_for_nothing_is_kept_too() -> None:
+    """An update that no sum took, and those of a round that failed."""
+    archive, spec = Archive(), make_spec(IDENTITIES[:2])
+    with pytest.raises(RunFailedError):
+        table = Table(honest(0, 1.0), declines("failed"))
+        run_rounds(spec, ZERO, table, [finite], journal=archive)
+    assert len(archive.kept) == 1
+    table = Table(honest(0, 1.0), honest(1, np.nan))
+    result, _ = run_rounds(spec, ZERO, table, [finite], journal=archive)
+    assert len(result.update_sha256) == 2
+    assert len(archive.kept) == 1 + 2 + 2 + 2
 
 
 @given(order=st.permutations(range(4)), changes=st.lists(st.floats(-9, 9, width=32), min_size=4))

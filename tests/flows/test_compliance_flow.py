@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fakes.ledger_fleet import START, played_gateway, push_ledger
+from fakes.ledger_fleet import REVIEWER, START, played_gateway, push_ledger
 from flow_fakes import MemoryBus
 
 from fedge.config import ServerSettings
@@ -105,6 +105,20 @@ def test_rejected_ledgers_fail_the_flow_and_leave_the_report(
     assert "REJECTED" in (folder / "compliance.html").read_text()
 
 
+def test_a_policy_of_nobody_who_may_approve_is_rejected(
+    settings: ServerSettings, fleet: Database
+) -> None:
+    """The setting names who may; the fleet's policy was approved by somebody else."""
+    own = settings.compliance.model_copy(update={"reviewers": ("ab" * 32,)})
+    strict = settings.model_copy(update={"compliance": own})
+    with pytest.raises(BundleError, match="rejected"):
+        make_compliance(strict, fleet, AT)
+
+    own = settings.compliance.model_copy(update={"reviewers": (REVIEWER.public_key.hex(),)})
+    right = settings.model_copy(update={"compliance": own})
+    assert make_compliance(right, fleet, AT + 1).verdict == "proven"
+
+
 def test_an_empty_fleet_is_nothing_to_report_about(settings: ServerSettings) -> None:
     with Database(settings.database) as database, pytest.raises(StateError, match="no gateway"):
         make_compliance(settings, database, AT)
@@ -129,6 +143,19 @@ def test_only_one_process_reports_at_a_time(settings: ServerSettings, fleet: Dat
 
     made = context.compliance()
     assert made is not None and made.verdict == "proven"
+
+
+def test_the_flow_reads_the_servers_settings(
+    settings: ServerSettings, fleet: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Prefect calls: the settings come from the environment, the answer is the folder."""
+    from fedge_flows.flows import compliance_flow
+
+    file = settings.data_dir.parent / "server.toml"
+    monkeypatch.setenv("FEDGE_SERVER_CONFIG", str(file))
+    folder = compliance_flow.fn()
+
+    assert folder is not None and (Path(folder) / "compliance.html").exists()
 
 
 def test_it_is_deployed_with_its_own_interval() -> None:

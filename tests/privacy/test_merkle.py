@@ -148,6 +148,7 @@ def test_nothing_else_is_shown_to_be_included(draw: st.DataObject) -> None:
         (leaf, index, size, proof, flipped(root)),
         (leaf, size, size, proof, root),
         (leaf, -1, size, proof, root),
+        (leaf, index, 4 * size, proof, root),
         (leaf, index, size, (*proof, bytes(32)), root),
     ]
     if proof:

@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedge.config import TrainingSettings
 from fedge.errors import BudgetError, BudgetExhaustedError, QuotaExceededError, ReservationError
+from fedge.learning.planning import plan_training
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import new_policy
 from fedge.privacy.quotas import Use, check_quotas, standings
@@ -144,6 +146,17 @@ class TestRuns:
             for (_, purpose, task), nano in replay(ledger.entries()).uses.items()
         ]
         assert tuple(standings(policy, cap_nano(policy), uses)) == ledger.quotas(0)
+
+
+def test_a_plan_stays_within_the_quota(ledger: Ledger, policy: PrivacyPolicy) -> None:
+    """A run as the centre plans it from the policy is one that gateways can take."""
+    plan = plan_training(policy, TrainingSettings(evaluation_rho=0.002), 26)
+
+    ledger.reserve_run("run", [0], plan.events, purposes=("training", "evaluation"), task="digits")
+
+    used = {standing.quota.task: standing.used_nano for standing in ledger.quotas(0)[:2]}
+    assert used["digits"] == used["*"] <= math.floor(0.3 * cap_nano(policy))
+    assert used["digits"] > 0.29 * cap_nano(policy)
 
 
 class TestWindows:

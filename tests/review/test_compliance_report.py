@@ -294,6 +294,27 @@ def test_accuracy_by_class_worst_first(make: MakeReport, source: BundleSource) -
     assert "on made-up rows" in told and "-20.0 points" in told and "not measured" in told
 
 
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        {"accuracy": {"classes": [{"class": "1"}]}},
+        {"accuracy": {"classes": [dict.fromkeys(("class", "rows", "stale"), 1)]}},
+        {"accuracy": {"classes": 3}},
+        {"standing": {"gateways": [1]}},
+        {"controller": {"controller": [1, {"a": None}]}},
+        {"audit-x": {"kind": []}},
+    ],
+)
+def test_words_of_an_exporter_that_make_no_sense_decide_nothing(
+    make: MakeReport, source: BundleSource, nonsense: dict[str, Any], tmp_path: Path
+) -> None:
+    """The ledgers stand by themselves; the report is written, and nothing is made up."""
+    report = make(replace(source, evidence=nonsense))
+
+    assert report.verdict == "proven" and report.accuracy == ()
+    assert write_report(report, tmp_path / "r", ["html", "json", "csv"])
+
+
 def test_the_record_of_processing_has_every_item_of_the_article(
     make: MakeReport, source: BundleSource
 ) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from fakes.centre import status
 from fakes.ledger_fleet import (
     fleet_policy,
     gateway_key,
@@ -19,7 +20,6 @@ from fedge.config import ServerSettings
 from fedge.errors import StateError
 from fedge.identity import Envelope
 from fedge.privacy.policy import write_policy
-from fedge.records import GatewayStatus
 from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.verifier import verify_bundle
 from fedge_server.admin import init_server
@@ -53,26 +53,8 @@ def push_status(
     settings: ServerSettings, database: Database, number: int, entries: int | None
 ) -> None:
     """Say how many entries a gateway's ledger has."""
-    status = GatewayStatus(
-        release=1,
-        release_sha256="",
-        variant="none",
-        slot="none",
-        hardware="test",
-        install_state="none",
-        refused_release=0,
-        refused_reason="",
-        next_slot=0,
-        windows=0,
-        dropped_observations=0,
-        spool_depth=0,
-        spool_dropped=0,
-        worker_restarts=0,
-        ledger_entries=entries,
-        blocks=(),
-        at=5.0,
-    )
-    envelope = Envelope.seal(gateway_key(number), "status", 50_000, status.to_bytes())
+    told = status(ledger_entries=entries)
+    envelope = Envelope.seal(gateway_key(number), "status", 50_000, told.to_bytes())
     witness = open_witness(settings)
     Ingest(database, lambda: 6.0, witness, max_payload_bytes=2**20).accept(envelope.to_bytes())
 

@@ -210,7 +210,9 @@ class TestRefusing:
     def test_real_envelopes_in_a_simulation(self, centre: Centre) -> None:
         """Nor the other way round."""
         sender = centre.admitted()
-        simulated = Ingest(centre.database, centre.clock, WITNESS, max_payload_bytes=20_000, simulated=True)
+        simulated = Ingest(
+            centre.database, centre.clock, WITNESS, max_payload_bytes=20_000, simulated=True
+        )
 
         with pytest.raises(EnvelopeError, match="simulated"):
             simulated.accept(sender.report(0))

@@ -1,4 +1,4 @@
-"""What the coordinator promises as witness: one chain for each gateway, confirmed once it is whole."""
+"""What the coordinator promises as witness: one chain for each gateway, confirmed when whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from fakes.centre import WITNESS, Centre, FakeClock, Sender, server_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
+from typer.testing import CliRunner
 
+from fedge.cli.server import app
+from fedge.config import ServerSettings
 from fedge.errors import AuditConflictError, SettingError
 from fedge.identity import Identity
 from fedge.privacy.heads import sign_head, verify_witnessed
@@ -22,7 +25,7 @@ from fedge.statefile import StateFile
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
-from fedge_server.ledger_report import ledgers_state
+from fedge_server.ledger_report import LedgersState, ledgers_state
 from fedge_server.ledgers import PAGE_BYTES, Ledgers
 from fedge_server.tables import ledger_heads
 from fedge_server.witness import KEY_FILE, open_witness
@@ -306,3 +309,27 @@ class TestStatus:
         """It is made from plain arguments."""
         error = AuditConflictError("a" * 32, 3)
         assert AuditConflictError(*error.args).reason == error.reason
+
+
+class TestCommand:
+    def test_ledgers_at_the_command_line(
+        self, tmp_path: Path, chain: list[bytes], fork: list[bytes]
+    ) -> None:
+        """Text for people, JSON for scripts, status 3 while a ledger is in conflict."""
+        config = tmp_path / "server.toml"
+        config.write_text('data_dir = "data"\npolicy = "policy.toml"\n')
+        settings = ServerSettings.load(config)
+        sender, clock, witness = Sender(), FakeClock(), open_witness(settings)
+        with Database(settings.database) as database:
+            Fleet(database, clock).admit(sender.public_key, "one")
+            ingest = Ingest(database, clock, witness, max_payload_bytes=2**20)
+            ingest.accept(batch(sender, 0, chain, 0, 5))
+            calm = CliRunner().invoke(app, ["ledgers", "--config", str(config)])
+            with pytest.raises(AuditConflictError):
+                ingest.accept(batch(sender, 1, fork, 3, 6))
+            loud = CliRunner().invoke(app, ["ledgers", "--json", "--config", str(config)])
+
+        assert calm.exit_code == 0 and loud.exit_code == 3
+        assert witness.public_key.hex() in calm.stdout and "5 entries" in calm.stdout
+        state = LedgersState.from_bytes(loud.stdout)
+        assert state.gateways[0].in_conflict and state.simulated == ()

@@ -13,7 +13,7 @@ from typing import Any
 from fedge.errors import FedgeError
 from fedge.review.budget import epsilon_across, worst_first
 from fedge.review.prices import price_run, runs_in_fresh_block
-from fedge.review.report.evidence import accuracy_of, audits_of, estimate_of
+from fedge.review.report.evidence import accuracy_of, audits_of, estimate_of, lag_of
 from fedge.review.report.model import (
     BlockLine,
     ComplianceReport,
@@ -171,9 +171,7 @@ def _projection(part: LedgerPart) -> Projection | None:
 
 def _integrity(part: LedgerPart, evidence: Mapping[str, Mapping[str, Any]]) -> Integrity:
     facts, ledger = part.facts, part.ledger
-    standing = evidence.get("standing", {}).get("gateways", [])
     sent = {artefact.payload_sha256 for artefact in ledger.artefacts}
-    lag = next((one["lag"] for one in standing if one.get("gateway") == ledger.gateway), "")
     return Integrity(
         gateway=ledger.gateway,
         name=ledger.name,
@@ -182,7 +180,7 @@ def _integrity(part: LedgerPart, evidence: Mapping[str, Mapping[str, Any]]) -> I
         witnessed=facts.witnessed_size,
         witnessed_at=facts.witnessed_at,
         root=facts.root,
-        lag=str(lag),
+        lag=lag_of(evidence, ledger.gateway),
         settled=len(part.settled),
         linked=len(part.settled & sent),
     )

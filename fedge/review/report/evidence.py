@@ -45,24 +45,38 @@ def _audit(name: str, value: Mapping[str, Any]) -> AuditResult:
 
 
 def accuracy_of(evidence: Mapping[str, Mapping[str, Any]]) -> tuple[ClassAccuracy, ...]:
-    """Accuracy by class, worst private figure first; nothing where none was measured."""
-    rows = evidence.get("accuracy", {}).get("classes", [])
-    found = [
-        ClassAccuracy(
-            label=str(row["class"]),
-            rows=int(row["rows"]),
-            stale=_share(row, "stale"),
-            private=_share(row, "private"),
-            nonprivate=_share(row, "nonprivate"),
-        )
-        for row in rows
-    ]
+    """Accuracy by class, worst private figure first; nothing where none can be read."""
+    try:
+        found = [_class(row) for row in evidence.get("accuracy", {}).get("classes", ())]
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return ()  # the exporter's word, and no words: as if none were there
     return tuple(sorted(found, key=lambda one: (one.private is None, one.private, one.label)))
 
 
-def _share(row: Mapping[str, Any], name: str) -> float | None:
-    value = row.get(name)
+def _class(row: Mapping[str, Any]) -> ClassAccuracy:
+    return ClassAccuracy(
+        label=str(row["class"]),
+        rows=int(row["rows"]),
+        stale=_share(row["stale"]),
+        private=_share(row["private"]),
+        nonprivate=_share(row["nonprivate"]),
+    )
+
+
+def _share(value: Any) -> float | None:
+    """A share between 0 and 1, or None where it was not measured."""
+    if value is not None and not 0 <= float(value) <= 1:
+        raise ValueError(f"{value} is no share")
     return None if value is None else float(value)
+
+
+def lag_of(evidence: Mapping[str, Mapping[str, Any]], gateway: str) -> str:
+    """What the exporter knows to be missing of a ledger; empty where it says nothing."""
+    try:
+        gateways = evidence.get("standing", {}).get("gateways", ())
+        return str({one["gateway"]: one["lag"] for one in gateways}.get(gateway, ""))
+    except (AttributeError, KeyError, TypeError):
+        return "not known: the exporter's own words cannot be read"
 
 
 def estimate_of(

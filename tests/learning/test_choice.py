@@ -1,0 +1,131 @@
+"""The choice of an adapter: on public data, at the policy's budget, and written down."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from fakes.digits_base import base_weights, camera_records, demo_policy, plan
+
+from fedge.config import TrainingSettings
+from fedge.errors import TaskError
+from fedge.learning import choice
+from fedge.learning.choice import AdapterChoice, choose_adapter
+from fedge.learning.planning import run_nano
+from fedge.learning.rehearsal import rehearse
+from fedge.privacy.policy import write_policy
+from fedge.privacy.rdp import cap_nano, telemetry_nano
+from fedge.tasks.camera import LENS
+from fedge.tasks.code import FaultFamily
+from fedge.tasks.digits import CODE, glyphs
+
+QUICK = (
+    TrainingSettings(adapter="input", rounds=1, steps=4, records=60),
+    TrainingSettings(adapter="head", rounds=1, steps=4, records=60),
+)
+
+
+@pytest.fixture(scope="module")
+def chosen() -> AdapterChoice:
+    return choose_adapter(CODE, base_weights(), demo_policy(), QUICK, seeds=(1, 2))
+
+
+def test_every_candidate_is_written_down(chosen: AdapterChoice) -> None:
+    """Figures by seed, what was planned, under which policy, computed by what."""
+    assert [c.adapter for c in chosen.candidates] == ["input", "head"]
+    assert all(len(c.accuracies) == 2 for c in chosen.candidates)
+    assert chosen.policy_sha256 == demo_policy().content_sha256
+    assert (chosen.gateways, chosen.records, chosen.seeds) == (5, 60, (1, 2))
+    assert {"torch", "numpy"} <= set(chosen.versions)
+    assert AdapterChoice.from_bytes(chosen.to_bytes()) == chosen
+
+
+def test_the_best_is_chosen(chosen: AdapterChoice) -> None:
+    """The highest mean accuracy; of equals the smaller one."""
+    first, *others = chosen.ranked
+    assert chosen.chosen == first
+    assert all(first.accuracy >= other.accuracy for other in others)
+    one = chosen.candidates[0]
+    tie = chosen.model_copy(update={"candidates": (one.model_copy(update={"dimension": 900}), one)})
+    assert tie.chosen.dimension == one.dimension
+
+
+def test_it_plans_at_the_whole_budget(chosen: AdapterChoice) -> None:
+    """Each candidate trained under the noise that a real run of it would have."""
+    policy = demo_policy()
+    for candidate, settings in zip(chosen.candidates, QUICK, strict=True):
+        made = plan(candidate.dimension, **settings.model_dump())
+        cost = run_nano(made, policy.alpha) + telemetry_nano(policy)
+        assert cost <= cap_nano(policy)
+        expected = math.sqrt(made.sigma2 / made.sensitivity2)
+        assert candidate.noise_multiplier == pytest.approx(expected)
+
+
+def test_the_same_study_gives_the_same_record(chosen: AdapterChoice) -> None:
+    """Whoever repeats it finds the same figures."""
+    again = choose_adapter(CODE, base_weights(), demo_policy(), QUICK[:1], seeds=(1, 2))
+
+    assert again.candidates[0] == chosen.candidates[0]
+    assert again.stale == chosen.stale
+
+
+def test_candidates_that_the_model_lacks_are_left_out() -> None:
+    """A model without convolutions is studied without that adapter; with nothing it is an error."""
+    weights = {name: v for name, v in base_weights().items() if v.ndim != 4 or "input" in name}
+    conv = TrainingSettings(adapter="conv", records=60)
+
+    with pytest.raises(TaskError, match="no candidate"):
+        choose_adapter(CODE, weights, demo_policy(), [conv], seeds=(1,))
+    with pytest.raises(TaskError, match="no seed"):
+        choose_adapter(CODE, base_weights(), demo_policy(), QUICK, seeds=())
+
+
+def test_public_rows_are_public_and_under_one_fault() -> None:
+    """Another seed is another fault; a split by position keeps glyphs apart."""
+    assert isinstance(CODE, FaultFamily)
+    inputs, labels = CODE.faulted_rows(3, 2_000)
+    again, _ = CODE.faulted_rows(3, 2_000)
+    other, _ = CODE.faulted_rows(4, 2_000)
+
+    np.testing.assert_array_equal(inputs, again)
+    assert inputs.shape == (2_000, 1, 8, 8) and len(labels) == 2_000
+    assert not np.array_equal(inputs, other)
+    public = np.bincount(glyphs("public").labels, minlength=10)
+    assert (np.bincount(labels, minlength=10) <= 4 * public).all()
+
+
+def test_the_command_writes_the_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One table for people, one file for the record; a policy that cannot be read is said."""
+    policy, out = tmp_path / "policy.toml", tmp_path / "adapter-choice.json"
+    write_policy(demo_policy(), policy)
+    monkeypatch.setattr(choice, "choose_adapter", _quick)
+    monkeypatch.setattr(type(CODE), "base_weights", lambda _, seed: base_weights())
+
+    assert choice.main(["--policy", str(policy), "--out", str(out), "--seeds", "1"]) == 0
+    assert AdapterChoice.from_bytes(out.read_bytes()).chosen.adapter == "input"
+    assert "input" in capsys.readouterr().out
+    assert choice.main(["--policy", str(tmp_path / "none.toml")]) == 1
+
+
+def _quick(code, weights, policy, *, seeds):
+    return choose_adapter(code, weights, policy, QUICK[:1], seeds=seeds)
+
+
+def test_a_rehearsal_is_a_whole_run() -> None:
+    """Two rounds and an evaluation, the same for the same seed, another for another."""
+    made = plan(steps=5, records=50)
+    fleet = [camera_records(LENS, 1, gateway, 50) for gateway in range(2)]
+    fleet = [replace(records, predictions=np.full(50, -1)) for records in fleet]
+
+    first, again = (rehearse(CODE, base_weights(), made, fleet, 7) for _ in range(2))
+    other = rehearse(CODE, base_weights(), made, fleet, 8)
+
+    np.testing.assert_array_equal(first.change, again.change)
+    assert first.gain == again.gain
+    assert not np.array_equal(first.change, other.change)
+    assert first.gain > 0
