@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from benchmarks.figures import Figure
 from benchmarks.privacy.fleets import Fleet, fleet, policy
 from benchmarks.privacy.recovery import SETTINGS
-from fedge.config import TrainingSettings
 from fedge.learning.adapters import TrainableAdapter, load_model
 from fedge.learning.planning import noise_multiplier, plan_training
 from fedge.learning.session import TrainingSession
@@ -33,8 +32,8 @@ from fedge.privacy.noise import OsNoise
 from fedge.records import AdapterKind, TrainingPlan
 from fedge.tasks.digits import CODE
 
-REPEATS, STEPS = 7, 20
-WHOLE_RATES = (0.01, 0.03, 0.1)
+REPEATS, STEPS = 7, 5
+WHOLE_RATES = (0.03, 0.1)
 """Step sizes that the peer may choose from, on the test rows: in its favour."""
 
 
@@ -96,13 +95,15 @@ def _interleaved(contestants: list[Contestant]) -> dict[str, float]:
     return {name: statistics.median(values[1:]) for name, values in seconds.items()}
 
 
-def _plan(made: Fleet, kind: AdapterKind) -> TrainingPlan:
-    settings: TrainingSettings = SETTINGS[kind, 3].model_copy(update={"steps": STEPS})
-    return plan_training(policy(3), settings, adapter_dimension(made.weights, kind))
+def _plan(made: Fleet, kind: AdapterKind, steps: int | None = None) -> TrainingPlan:
+    """What the budget buys, in a round of so many steps."""
+    dimension = adapter_dimension(made.weights, kind)
+    plan = plan_training(policy(3), SETTINGS[kind, 3], dimension)
+    return plan if steps is None else plan.model_copy(update={"steps": steps})
 
 
 def _private(made: Fleet, kind: AdapterKind) -> Callable[[], object]:
-    plan = _plan(made, kind)
+    plan = _plan(made, kind, STEPS)
     session = TrainingSession(CODE, made.weights, plan, made.records[0], OsNoise())
     start = np.zeros(plan.dimension, dtype=np.float32)
 
@@ -133,7 +134,7 @@ def _not_private(made: Fleet, kind: AdapterKind | None) -> Callable[[], object]:
     return run
 
 
-def _opacus(made: Fleet, rate: float) -> tuple[Callable[[], object], nn.Module]:
+def _opacus(made: Fleet, rate: float, steps: int = STEPS) -> tuple[Callable[[], object], nn.Module]:
     """The peer as its users write it: all weights of trunk and head, full batch."""
     inputs, labels = _rows(made)
     model = load_model(CODE, made.weights)
@@ -151,7 +152,7 @@ def _opacus(made: Fleet, rate: float) -> tuple[Callable[[], object], nn.Module]:
     def run() -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            for _ in range(STEPS):
+            for _ in range(steps):
                 optimizer.zero_grad()
                 F.cross_entropy(wrapped(inputs), labels, reduction="sum").backward()
                 optimizer.step()
@@ -172,9 +173,8 @@ def _accuracies(made: Fleet) -> tuple[float, float]:
     head.set_change(vector)
     peers = []
     for rate in WHOLE_RATES:
-        run, whole = _opacus(made, rate)
-        for _ in range(plan.rounds):
-            run()
+        run, whole = _opacus(made, rate, plan.rounds * plan.steps)
+        run()
         with torch.no_grad():
             predicted = whole.eval()(torch.from_numpy(made.test)).argmax(dim=1).numpy()
         peers.append(float((predicted == made.labels).mean()))

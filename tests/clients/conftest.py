@@ -33,11 +33,12 @@ def make_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
         identity: Identity | None = None,
         unit: Literal["record", "subject"] = "record",
         max_records: int = 1,
+        block: BlockLength | None = None,
         **ports: Any,
     ) -> Gateway:
         state_dir = tmp_path / f"gateway{len(made)}"
         state_dir.mkdir()
-        block = BlockLength(kind="windows", value=block_windows)
+        block = block or BlockLength(kind="windows", value=block_windows)
         write_policy(
             new_policy(
                 epsilon=3.0,

@@ -49,7 +49,7 @@ from fedge.profiles.build import build_reference
 from fedge.profiles.wire import decode_report
 from fedge.records import AuditBatch, BlockLength, sha256_hex
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
-from fedge.serving.marks import Marks
+from fedge.serving.marks import NOBODY, Marks
 from fedge.serving.record_ids import block_numbering
 from fedge.serving.ring import RingWriter
 from fedge.serving.ring_file import RowLayout
@@ -62,6 +62,8 @@ LABELS = {1: 2, 12: 0, 23: 1, 25: 2, 39: 0, 41: 1}
 """Slot and class; the last one's window stays open."""
 DEADLINE_S = 90.0
 ALL = INFERENCE | MONITORING | TRAINING
+SUBJECTS = (NOBODY, b"somebody........", b"somebody else...")
+"""Whom rows are about, in turn. A subject's records are counted, and none of them exceeds."""
 
 
 class Centre:
@@ -123,6 +125,7 @@ class Outcome:
         windows: of each report, once: window, block, release, first slot, slots, dropped, counts.
         kept: slots, inputs and predictions of each stored window.
         labels: by slot. charges: of each block.
+        contributions: block, window, the subject's name in the block, records that count.
         given_up: windows withheld, records lost, envelopes dropped, damaged or refused.
     """
 
@@ -130,6 +133,7 @@ class Outcome:
     kept: dict[int, Any]
     labels: dict[int, int]
     charges: tuple[Any, ...]
+    contributions: tuple[Any, ...]
     given_up: tuple[int, ...]
 
 
@@ -146,7 +150,14 @@ def template(folder: Path) -> GatewaySettings:
     )
     block = BlockLength(kind="windows", value=BLOCK_WINDOWS)
     write_policy(
-        new_policy(epsilon=3.0, delta=1e-5, block=block, telemetry_rho=0.0281),
+        new_policy(
+            epsilon=3.0,
+            delta=1e-5,
+            block=block,
+            telemetry_rho=0.0281,
+            unit="subject",
+            max_records=BLOCK_WINDOWS * WINDOW_SLOTS,
+        ),
         settings.state_dir / "policy.toml",
     )
     inputs = toy_inputs(64, seed=99)
@@ -206,7 +217,8 @@ class FaultyGateway:
         for slot in range(first, rows):
             row = self._inputs[slot : slot + 1]
             features = np.array([[row.mean(), row.max()]], np.float32)
-            ring.append(block_of, 1, time.time(), Marks(ALL), row, toy_logits(1, row), features)
+            marks = Marks(ALL, SUBJECTS[slot % len(SUBJECTS)])
+            ring.append(block_of, 1, time.time(), marks, row, toy_logits(1, row), features)
         due = {s: c for s, c in LABELS.items() if first <= s < rows}
         if labels and due:
             ring.append_labels(np.array([*due]), np.array([*due.values()], np.int32))
@@ -339,6 +351,12 @@ class FaultyGateway:
             kept=self._kept(state),
             labels=dict(state.rows("SELECT slot, label FROM block_labels ORDER BY slot")),
             charges=tuple(ledger.spendings()),
+            contributions=tuple(
+                state.rows(
+                    "SELECT block, window, subject, records FROM contributions"
+                    " ORDER BY block, window, subject"
+                )
+            ),
             given_up=tuple(
                 int(count)
                 for query in (

@@ -117,6 +117,16 @@ class TestGain:
 
         assert ("gain-in-sigmas" not in failed) is passes
 
+    def test_the_smallest_gain_that_would_pass_is_said(self, candidate: Path) -> None:
+        """In records and as a share of those planned, from the known noise alone."""
+        reported = judge(candidate, result(100, 90), MIN_SIGMAS).reported
+
+        assert reported["smallest_detectable_records"] == pytest.approx((3 + 0.8416) * 20, rel=1e-3)
+        share = reported["smallest_detectable_records"] / 600
+        assert reported["smallest_detectable_share"] == pytest.approx(share)
+        assert "smallest_detectable_records" not in judge(candidate, result(), MIN_SIGMAS).reported
+        assert "smallest_detectable_records" not in judge(candidate, None, MIN_SIGMAS).reported
+
 
 class TestServedModel:
     def test_float_serves_where_int8_is_not_faster(self, candidate: Path) -> None:

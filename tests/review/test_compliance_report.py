@@ -160,6 +160,7 @@ def test_entries_that_nobody_countersigned_make_it_unproven(
     assert report.verdict == "unproven" and document.tone == "warn"
     assert "UNPROVEN" in document.headline
     assert "not confirmed by a witness" in document.sentences[0]
+    assert "claimed and not proven" in section_of(document, "guarantee")
     (integrity,) = report.integrity
     assert integrity.entries - integrity.witnessed == 3
 

@@ -26,7 +26,7 @@ from fedge_server.database import Database
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
 from fedge_server.ledger_report import LedgersState, ledgers_state
-from fedge_server.ledgers import PAGE_BYTES, Ledgers
+from fedge_server.ledgers import PAGE_BYTES, Ledgers, read_ledger
 from fedge_server.tables import ledger_heads
 from fedge_server.witness import KEY_FILE, open_witness
 
@@ -62,7 +62,9 @@ def batch(
     """Entries `first` to `end` (excluded) under the head of all before `end`."""
     head = sign_head(sender.identity, end, tree_hash(chain[:end]).hex(), 1.0)
     head = SignedHead(**{**head.model_dump(), **changes})
-    return sender.seal("audit", seq, AuditBatch(first, tuple(chain[first:end]), head).to_bytes())
+    payload = AuditBatch(first, tuple(chain[first:end]), head).to_bytes()
+    sealed: bytes = sender.seal("audit", seq, payload)
+    return sealed
 
 
 def standing(centre: Centre, sender: Sender) -> LedgerStanding:
@@ -250,6 +252,19 @@ class TestAnswers:
             assert sum(map(len, page.entries[:-1])) < 1000 <= PAGE_BYTES
             found += page.entries
         assert found == chain
+
+    @pytest.mark.parametrize("question", ["", "/entries?from=0", "/entries?from=7"])
+    def test_a_simulation_hears_the_same(
+        self, centre: Centre, chain: list[bytes], question: str
+    ) -> None:
+        """Over HTTP and in one process a gateway's questions get the same answers."""
+        sender = centre.admitted()
+        centre.post(batch(sender, 0, chain, 0, 7))
+        path = f"/v1/ledgers/{sender.fingerprint}{question}"
+
+        answer = centre.client.get(path)
+
+        assert read_ledger(Ledgers(centre.database), path) == (answer.status_code, answer.content)
 
     @pytest.mark.parametrize("path", ["", "/entries?from=0"])
     def test_a_stranger_is_not_told(self, centre: Centre, path: str) -> None:

@@ -247,6 +247,7 @@ class Agent:
             labels=labels,
             still=self.watcher.standing_still,
             present_block=self._present_block,
+            given_out=self.watcher.given_out,
             block_slots=self.settings.window_slots * block.value if block.kind == "windows" else 0,
         )
 

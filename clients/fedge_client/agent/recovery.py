@@ -39,6 +39,7 @@ class Recoverer:
         still: while the context is open no window is made final; afterwards the watcher goes on
             from what its state says.
         present_block: the block in which records now arrive.
+        given_out: no arrival slot from there on was given to a row yet.
         block_slots: arrival slots of a block; 0 where blocks are cut by the clock.
     """
 
@@ -52,11 +53,13 @@ class Recoverer:
         labels: LabelReporter,
         still: Callable[[], AbstractContextManager[WatchState]],
         present_block: Callable[[], int],
+        given_out: Callable[[], int],
         block_slots: int,
     ) -> None:
         self._state, self._ledger, self._spool = state, ledger, spool
         self._audit, self._labels, self._still = audit, labels, still
-        self._present_block, self._block_slots = present_block, block_slots
+        self._present_block, self._given_out = present_block, given_out
+        self._block_slots = block_slots
 
     def __call__(self, found: LedgerStanding, get: Get) -> None:
         """Take up the chain that the coordinator confirmed.
@@ -76,8 +79,9 @@ class Recoverer:
             self._spool.start_over(found.next_seq)
             self._audit.go_on_from(len(entries))
             self._labels.forget_planned()
-            slot = (self._ledger.recovered_through + 1) * self._block_slots
-            watch.never_below(found.next_window, slot)
+            # What was given out so far lies in blocks that have nothing left.
+            block_start = (self._ledger.recovered_through + 1) * self._block_slots
+            watch.go_on_from(found.next_window, max(block_start, self._given_out()))
 
     def _take_up(
         self, entries: list[bytes], witnessed: WitnessedHead, reason: RecoveryReason

@@ -36,7 +36,7 @@ from fedge_client.agent.label_report import LabelReporter
 from fedge_client.agent.labels import LabelTray
 from fedge_client.agent.releases import InstalledReleases
 from fedge_client.agent.ring_checks import credible, is_another
-from fedge_client.agent.watch_state import Progress, WatchState
+from fedge_client.agent.watch_state import LEFT_BEHIND, NO_POSITION, Progress, WatchState
 from fedge_client.agent.window_clock import WindowClock
 from fedge_client.agent.window_close import Cut, WindowCloser
 from fedge_client.agent.window_report import WindowReporter
@@ -47,10 +47,6 @@ Positions = npt.NDArray[np.int64]
 
 READ_ROWS, READ_BYTES = 2048, 4 * 2**20
 """Records taken in by one poll at most, whichever is less."""
-
-NO_POSITION, LEFT_BEHIND = -1, -2
-"""No ring holds them: the next one is taken for another than the one read before. That one was
-lost with slots that nobody knows, or all of it was read."""
 
 CLOSE_LIMIT = 8
 """Windows made final by one poll at most."""

@@ -13,6 +13,10 @@ from fedge.profiles.windows import Edge, WindowSpan
 from fedge.statefile import StateFile
 from fedge_client.agent.window_clock import Moment, WindowClock
 
+NO_POSITION, LEFT_BEHIND = -1, -2
+"""No ring holds them: the next one is taken for another than the one read before. That one was
+lost with slots that nobody knows, or all of it was read."""
+
 RESUME_S = 1.0
 """Seconds for which a window that outlived a reboot stays open, to take in what waits."""
 
@@ -96,14 +100,15 @@ class WatchState:
                 (span.block, span.release, closed.wall, closed.steady, closed.boot, window_s),
             )
 
-    def never_below(self, window: int, slot: int) -> None:
-        """Go on with numbers not below these; joins the caller's transaction."""
+    def go_on_from(self, window: int, slot: int) -> None:
+        """Go on with numbers not below these, with whatever ring there is; joins the caller's
+        transaction."""
         with self._state.transaction() as db:
             db.execute("INSERT OR IGNORE INTO watch VALUES (1, 0, NULL, 0, 0)")
             db.execute(
-                "UPDATE watch SET window = MAX(window, ?), slot = MAX(COALESCE(slot, 0), ?)"
-                " WHERE one = 1",
-                (window, slot),
+                "UPDATE watch SET window = MAX(window, ?), slot = MAX(COALESCE(slot, 0), ?),"
+                " position = ? WHERE one = 1",
+                (window, slot, LEFT_BEHIND),
             )
 
     def position_moved(self, position: int) -> None:

@@ -21,6 +21,9 @@ def guarantee_section(report: ComplianceReport) -> Section:
     blocks: list[Block] = []
     if worst is None:
         blocks.append(Paragraph("No block of data was opened: nothing was released about records."))
+    elif report.verdict == "unproven":
+        text = "As long as the findings below stand, what follows is claimed and not proven."
+        blocks.append(Paragraph(text))
     for policy in report.present_policies:
         own = [line for line in report.blocks if line.budget.policy == policy]
         gateways = len({line.budget.gateway for line in own})

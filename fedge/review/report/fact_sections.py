@@ -30,7 +30,7 @@ def charges_section(report: ComplianceReport) -> Section:
         "Cost is what one window or one run charged each block, by the ledger's arithmetic; "
         "recomputed is the same by the verifier, from the parameters alone. Windows count against "
         "monitoring's share, of which only the heaviest window of a block matters: a record lies "
-        "in one window."
+        "in one window, and a window's price is that of all records of a subject that count."
     )
     names = list(dict.fromkeys(line.budget.name for line in report.blocks))
     timeline = charge_timeline(

@@ -93,10 +93,10 @@ def _sentences(report: ComplianceReport) -> tuple[str, ...]:
     if report.verdict == "proven":
         lines.append(words.plainly(budget.policy, budget.epsilon))
     lines.append(
-        f"{words.count_of(len(report.blocks), 'block')} at "
-        f"{words.count_of(len(report.integrity), 'gateway')} were replayed, and every charge was "
-        f"calculated again by a second, independent implementation. What a ledger cannot show "
-        f"stands under 'Not covered by this bound'."
+        f"Replayed: {words.count_of(len(report.blocks), 'block')} at "
+        f"{words.count_of(len(report.integrity), 'gateway')}; every charge was calculated again by "
+        f"a second, independent implementation. What a ledger cannot show stands under 'Not "
+        f"covered by this bound'."
     )
     return tuple(lines)
 

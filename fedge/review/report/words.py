@@ -159,9 +159,9 @@ def percent(share: float | None) -> str:
 
 
 def odds(epsilon: float) -> str:
-    """The factor e^epsilon, as a plain number."""
+    """The factor e^epsilon as a plain number, rounded up, so that it is never too small."""
     factor = math.exp(min(epsilon, 50.0))
-    return f"{factor:.2f}" if factor < 10 else f"{factor:,.0f}"
+    return f"{math.ceil(factor * 100) / 100:.2f}" if factor < 10 else f"{math.ceil(factor):,}"
 
 
 def strength(epsilon: float) -> str:
