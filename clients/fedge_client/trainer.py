@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedge.data.blocks import LabelledRecords
-from fedge.errors import RunFailedError
+from fedge.errors import FedgeError, RunFailedError
 from fedge.lifetime import die_with_parent
+from fedge.logs import log_to_stderr
 from fedge.privacy.grants import Grant
 from fedge.records import TrainingPlan, canonical
 
@@ -141,6 +142,18 @@ def main() -> int:
     # The pipe is ours alone: a library that prints must not write into it.
     pipe_in, pipe_out = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
+    # Errors of others are logged without their text, which may quote a record.
+    log_to_stderr("trainer")
+    try:
+        _serve(pipe_in, pipe_out)
+    except FedgeError as error:
+        log.error("%s", error)
+        return 1
+    return 0
+
+
+def _serve(pipe_in: IO[bytes], pipe_out: IO[bytes]) -> None:
+    """Answer until the agent closes its end."""
     # Heavy imports wait until the process has its priority and its pipes. One thread: a gateway
     # shares its cores, and threads that spin for each other cost more than they bring here.
     import torch
@@ -163,7 +176,7 @@ def main() -> int:
         try:
             command = _receive(pipe_in)
         except EOFError:
-            return 0
+            return
         vector = np.frombuffer(_receive(pipe_in), dtype="<f4").astype(np.float32)
         grant = Grant.from_bytes(_receive(pipe_in))
         if command == b"round":

@@ -156,12 +156,15 @@ class SampledSteps:
         finite = torch.ones(len(rows), dtype=torch.bool)
         for parameter in parameters:
             finite &= _samples(parameter).grad_sample.flatten(1).isfinite().all(dim=1)
+        sums = []
         for parameter in parameters:
             given = _samples(parameter).grad_sample
-            # Not a product: zero times NaN is NaN.
-            clean = torch.where(finite.view(-1, *[1] * (given.dim() - 1)), given, 0.0)
             summed = torch.zeros(int(unit.max()) + 1, *parameter.shape)
-            _samples(parameter).grad_sample = summed.index_add_(0, unit, clean)
+            sums.append(summed.index_add_(0, unit, _where(finite, given)))
+        # Finite gradients of one unit may add up to infinity.
+        bounded = torch.stack([one.flatten(1).isfinite().all(dim=1) for one in sums]).all(dim=0)
+        for parameter, summed in zip(parameters, sums, strict=True):
+            _samples(parameter).grad_sample = _where(bounded, summed)
 
     def _check_agrees(self, grant: Grant) -> None:
         """Refuse to run anything else than the plan, before a sample or noise is drawn."""
@@ -179,6 +182,11 @@ class SampledSteps:
         )
         if not agrees:
             raise ReservationError("what would run is not what was planned and charged")
+
+
+def _where(kept: Tensor, values: Tensor) -> Tensor:
+    """`values` [n, ...] with zeros in the rows that are not kept; zero times NaN would be NaN."""
+    return torch.where(kept.view(-1, *[1] * (values.dim() - 1)), values, 0.0)
 
 
 def _pieces(

@@ -243,12 +243,13 @@ def _waiting(connection: Connection, gateway: str, above: int) -> dict[int, _Wai
 
 
 def batch_with(connection: Connection, gateway: str, seq: int) -> AuditBatch | None:
-    """A stored batch that holds entry `seq`: the one that reaches farthest."""
+    """A stored batch that holds entry `seq`."""
     columns = envelopes.c
     query = (
         select(columns.envelope)
         .where(columns.gateway == gateway, columns.audit_last >= seq, columns.audit_first <= seq)
-        .order_by(columns.audit_last.desc())
+        # Upwards: where there is no gap the first one that the index names is it.
+        .order_by(columns.audit_last)
         .limit(1)
     )
     data = connection.execute(query).scalar()

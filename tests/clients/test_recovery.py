@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,7 @@ from fedge_client.agent.audit import AuditTrail
 from fedge_client.agent.label_report import LabelReporter
 from fedge_client.agent.spool import Spool
 from fedge_client.agent.standing import Standing
+from fedge_client.agent.training import TrainingDesk
 from fedge_client.agent.watch_state import WatchState
 from fedge_server.app import status_of
 from fedge_server.database import Database
@@ -520,6 +522,69 @@ class TestTwoAgents:
         assert len(twin.trainers) == 0
         assert len(gateway.trainers) == 1
 
+    def test_a_copy_made_after_the_charge_hands_out_no_second_answer(
+        self,
+        centre: RealCentre,
+        gateway: Gateway,
+        make_gateway: Callable[..., Gateway],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """Both hold the reservation and may draw; what is handed out must be settled first where
+        the other would find it."""
+        play(gateway, 2)
+        push(gateway)
+        twin = make_gateway(block_windows=BLOCK_WINDOWS, label_rho=0.005)
+        twin.centre, twin.identity = centre, gateway.identity  # type: ignore[assignment]
+        with monkeypatch.context() as patch:
+            patch.setattr(TrainingDesk, "_trainer_for", _dies)
+            with pytest.raises(OSError, match="killed"):
+                agent_of(gateway).answer(_request(gateway), ARRAYS)
+        backup(gateway, gateway.settings.state_dir / "copy")
+        shutil.copytree(
+            gateway.settings.state_dir / "blocks",
+            twin.settings.state_dir / "blocks",
+            dirs_exist_ok=True,
+        )
+        restart(gateway)
+        restore(twin, gateway.settings.state_dir / "copy")
+        twin.wall = lambda: 1001.5
+        restart(twin)
+        push(twin)
+        push(gateway)
+
+        agent_of(gateway).answer(_request(gateway), ARRAYS)
+
+        with pytest.raises(ParticipationRefusedError, match="ledger-not-in-step"):
+            agent_of(twin).answer(_request(twin), ARRAYS)
+
+    def test_a_stored_answer_waits_for_its_settlement(
+        self, centre: RealCentre, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The line breaks after the draw: nothing is handed out until the centre has the entry,
+        then the very bytes that were stored."""
+        play(gateway, 2)
+        push(gateway)
+        agent = agent_of(gateway)
+        drawn = agent.desk._train
+
+        def cut(*asked: Any) -> bytes:
+            payload = drawn(*asked)
+            centre.down = True
+            return payload
+
+        monkeypatch.setattr(agent.desk, "_train", cut)
+        with pytest.raises(ParticipationRefusedError, match="ledger-not-in-step"):
+            agent.answer(_request(gateway), ARRAYS)
+        centre.down = False
+
+        first = agent.answer(_request(gateway), ARRAYS)
+
+        assert agent.answer(_request(gateway), ARRAYS) == first
+        settled = [e for e in map(read_entry, centre.entries(gateway)) if isinstance(e, Settled)]
+        assert Envelope.from_bytes(first).header.payload_sha256 in {
+            entry.artefact_sha256 for entry in settled
+        }
+
 
 class TestMalice:
     def test_an_older_coordinator(self, centre: RealCentre, gateway: Gateway) -> None:
@@ -585,6 +650,10 @@ class TestMalice:
 
         assert state_of(gateway) == "out-of-step"
         assert agent_of(gateway).ledger.entries() == own
+
+
+def _dies(*_: object) -> None:
+    raise OSError("killed")
 
 
 def _forged(centre: RealCentre, gateway: Gateway, folder: Path) -> Callable[[bytes], bytes]:

@@ -57,7 +57,7 @@ class Recorder(SimpleHTTPRequestHandler):
         super().__init__(*args, **options)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
-        self._keep_head()
+        self._kept.append(("request", self._head()))
         if not self.path.startswith("/v1/ledgers/"):
             super().do_GET()
             return
@@ -67,14 +67,15 @@ class Recorder(SimpleHTTPRequestHandler):
     def do_POST(self) -> None:
         length = int(self.headers["Content-Length"])
         body = self.rfile.read(length)
-        self._keep_head()
+        if self.path.startswith(_COLLECTOR):
+            packed = self.headers.get("Content-Encoding") == "gzip" and len(body) == length
+            sent = gzip.decompress(body) if packed else body
+            self._kept.append(("telemetry", self._head() + sent))
+            self._answer(b"")
+            return
+        self._kept.append(("request", self._head()))
         if len(body) < length:  # its sender was ended meanwhile
             self._kept.append(("request", body))
-            return
-        if self.path.startswith(_COLLECTOR):
-            packed = self.headers.get("Content-Encoding") == "gzip"
-            self._kept.append(("telemetry", gzip.decompress(body) if packed else body))
-            self._answer(b"")
             return
         self._kept.append(("envelope", body))
         self._answer(receipt_for(body))
@@ -85,8 +86,8 @@ class Recorder(SimpleHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _keep_head(self) -> None:
-        self._kept.append(("request", self.raw_requestline + bytes(self.headers)))
+    def _head(self) -> bytes:
+        return self.raw_requestline + bytes(self.headers)
 
     def log_message(self, format: str, *args: object) -> None:
         pass

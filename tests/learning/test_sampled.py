@@ -54,6 +54,15 @@ class Exact(SeededNoise):
         return exact
 
 
+def _huge(session: TrainingSession, rows: LabelledRecords) -> np.ndarray:
+    """A place at which a row's gradient is half of what float32 holds, and ten overflow."""
+    adapter = session._adapter
+    down = np.concatenate([np.full(p.size, p.part == "down") for p in adapter._pieces])
+    adapter.set_change((1e6 * down).astype(np.float32))
+    largest = np.abs(adapter.row_gradients(session._prepared, session._labels)).max()
+    return (1e6 * down * (0.5 * 3.4e38 / largest)).astype(np.float32)
+
+
 def records(count: int = ROWS) -> LabelledRecords:
     return camera_records(LENS, seed=5, count=count)
 
@@ -193,6 +202,26 @@ class TestGradients:
         train(replace(records(), subjects=subjects), made, noise)
 
         assert np.linalg.norm(noise.exact[0]) <= 6 * made.clip * (1 + 1e-4)
+
+    def test_a_person_whose_sum_overflows_adds_nothing(self) -> None:
+        """Finite gradients may add up to infinity: a failure would tell about the records."""
+        subjects = np.zeros((ROWS, 16), dtype=np.uint8)
+        subjects[:, 0] = 1 + np.arange(ROWS) % 6
+        made = sampled_plan("lora", steps=1).model_copy(
+            update={"unit": "subject", "max_records": 10}
+        )
+        alike = replace(
+            records(),
+            inputs=np.repeat(records().inputs[:1], ROWS, axis=0),
+            labels=np.repeat(records().labels[:1], ROWS),
+            subjects=subjects,
+        )
+        noise = Exact(np.ones(6, dtype=bool))
+        session = TrainingSession(CODE, base_weights(), made, alike, noise)
+
+        session.round(_huge(session, alike), grant(made.round_event))
+
+        assert not noise.exact[0].any()
 
     def test_the_trunk_stays_as_it_is(self) -> None:
         """Only the adapter moves, and the rest stays in eval mode."""

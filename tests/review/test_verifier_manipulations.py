@@ -199,13 +199,23 @@ def refunded(entries: list[Entry]) -> None:
     more_runs(entries)
 
 
-def subject_mode(entries: list[Entry]) -> None:
+def subject_mode(entries: list[Entry], max_records: int = 10) -> None:
     """Ten records of a person count, and the window is noised as for one."""
-    policy = policy_of(3.0, unit="subject", max_records=10)
+    policy = policy_of(3.0, unit="subject", max_records=max_records)
     approval = approve(policy, REVIEWER, reviewer="R", reason="subjects", at=1.0)
     values = json.loads(policy.to_bytes())
     entry_change("policy", 0, policy=values, approval=json.loads(approval.to_bytes()))(entries)
     entry_change("opened", 0, policy=values)(entries)
+
+
+def subject_windows(entries: list[Entry]) -> None:
+    """Three records of a person count, windows are noised for three, the evaluation for one."""
+    subject_mode(entries, max_records=3)
+    for entry in entries:
+        events = entry.get("events", []) if entry["kind"] == "window" else []
+        for event in [*events, entry.get("event", {})]:
+            if event.get("dimension") == 2:
+                event.update(sensitivity2=9, sigma2=9 * event["sigma2"])
 
 
 NEVER: dict[str, tuple[Callable[[list[Entry]], None], str, str]] = {
@@ -282,6 +292,7 @@ NEVER: dict[str, tuple[Callable[[list[Entry]], None], str, str]] = {
         "run",
     ),
     "less sensitivity than a subject has": (subject_mode, "sensitivity", "window"),
+    "an evaluation for less than a subject has": (subject_windows, "sensitivity", "run"),
     "a delta of one": (
         lambda entries: entries[1]["policy"].update(delta=1.0),
         "form",
@@ -618,6 +629,10 @@ LINKS: dict[str, tuple[Change, str]] = {
         "run",
     ),
     "a plan with fewer steps": (run_change(lambda r: r["spec"]["plan"].update(steps=1)), "run"),
+    "a plan for another unit": (
+        run_change(lambda r: r["spec"]["plan"].update(unit="subject")),
+        "run",
+    ),
     "a plan of another task": (run_change(lambda r: r["spec"].update(task="other")), "run"),
     "a plan from another release": (
         run_change(lambda r: r["spec"].update(base_sha256="00" * 32)),

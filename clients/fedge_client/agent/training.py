@@ -86,7 +86,7 @@ class TrainingDesk:
         in_step: whether the ledger goes on from what the coordinator confirmed; until it is known
             to, nothing is answered, stored or not.
         secured: whether the coordinator has every entry of the ledger up to now, sent if need be;
-            before that no run reads a record.
+            before that no run reads a record, and no answer is handed out.
         start_trainer: starts the trainer of a run.
         enabled: whether this gateway takes part in runs at all.
     """
@@ -132,8 +132,17 @@ class TrainingDesk:
         spec = request.spec
         key = f"{spec.run_id}/{request.phase}/{request.round}"
         self._check_standing(spec)
-        if (stored := self._spool.stored(key)) is not None:
-            return stored
+        stored = self._spool.stored(key)
+        answer = self._fresh(request, arrays, key) if stored is None else stored
+        if not self._secured():
+            # The settlement must be where a copy of this state would find it, before the reply is
+            # anywhere: else the copy would noise the same round again. The reply stays stored.
+            raise ParticipationRefusedError(NOT_IN_STEP)
+        return answer
+
+    def _fresh(self, request: RoundRequest, arrays: bytes, key: str) -> bytes:
+        """Reserve, train or evaluate, and settle: the envelope, stored."""
+        spec = request.spec
         serving = self._check(request, arrays)
         reservation = self._reserve(spec)
         if not self._secured():

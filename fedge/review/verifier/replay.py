@@ -142,11 +142,8 @@ class Replay:
         if self.window_block.setdefault(window, block) != block:
             raise Fault("window", f"puts window {window} into a second block")
         self._once(("window", window, purpose), f"window {window} for {purpose}")
-        records = account.policy.max_records
-        if any(event["sensitivity2"] < records**2 for event in entry["events"]):
-            raise Fault(
-                "sensitivity", f"declares less sensitivity than {records} records of a subject have"
-            )
+        for event in entry["events"]:
+            _check_sensitivity(event, account.policy.max_records)
         nano = sum(prices.price(event, account.policy.alpha) for event in entry["events"])
         if fault := account.charge_window(window, purpose, nano):
             raise Fault("overdrawn", fault)
@@ -165,6 +162,8 @@ class Replay:
             account = self._account(block)
             parts: dict[str, int] = {}
             for purpose, event in zip(purposes, events, strict=True):
+                if purpose == "evaluation":
+                    _check_sensitivity(event, account.policy.max_records)
                 parts[purpose] = parts.get(purpose, 0) + prices.price(event, account.policy.alpha)
             if fault := account.charge_run(parts, entry.get("task", "")):
                 raise Fault("overdrawn", f"overdraws block {block}: {fault}")
@@ -292,6 +291,14 @@ class Replay:
 
     def _reject(self, kind: str, seq: int, what: str) -> None:
         self.deviations.append(Deviation(kind=kind, what=what, gateway=self.gateway, entry=seq))
+
+
+def _check_sensitivity(event: Event, records: int) -> None:
+    """Refuse a count that says it moves less than the records of one subject move it."""
+    if event["sensitivity2"] < records**2:
+        raise Fault(
+            "sensitivity", f"declares less sensitivity than {records} records of a subject have"
+        )
 
 
 _RULES: Mapping[str, Callable[[Replay, Mapping[str, Any]], None]] = {

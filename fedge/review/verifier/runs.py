@@ -159,6 +159,7 @@ class Runs:
             raise self._rejected(
                 f"run {run_id} was charged for other events than planned", gateway, entry["seq"]
             )
+        self._check_unit(gateway, reserved, spec)
         same = ("task", "base_release", "base_sha256")
         if not first and any(entry[name] not in (None, "", spec[name]) for name in same):
             raise self._rejected(
@@ -166,6 +167,18 @@ class Runs:
                 gateway,
                 entry["seq"],
             )
+
+    def _check_unit(self, gateway: str, reserved: Reserved, spec: Values) -> None:
+        """What was clipped must be what each block's policy protects."""
+        clipped = (spec["plan"]["unit"], spec["plan"]["max_records"])
+        for block in reserved.blocks:
+            policy = self.ledgers[gateway].accounts[block].policy
+            if clipped != (policy.unit, policy.max_records):
+                raise self._rejected(
+                    f"run {spec['run_id']} bounds another unit than the policy of block {block}",
+                    gateway,
+                    reserved.entry["seq"],
+                )
 
     def _check_replies(
         self, run: Values, hashes: Sequence[str], purpose: str, all_here: bool
