@@ -55,12 +55,12 @@ class Exact(SeededNoise):
 
 
 def _huge(session: TrainingSession, rows: LabelledRecords) -> np.ndarray:
-    """A place at which a row's gradient is half of what float32 holds, and ten overflow."""
+    """A place at which a row's gradient is a third of what float32 holds: ten overflow."""
     adapter = session._adapter
     down = np.concatenate([np.full(p.size, p.part == "down") for p in adapter._pieces])
     adapter.set_change((1e6 * down).astype(np.float32))
     largest = np.abs(adapter.row_gradients(session._prepared, session._labels)).max()
-    return (1e6 * down * (0.5 * 3.4e38 / largest)).astype(np.float32)
+    return (1e6 * down * (0.3 * 3.4e38 / largest)).astype(np.float32)
 
 
 def records(count: int = ROWS) -> LabelledRecords:
