@@ -87,7 +87,8 @@ class Quota(Record):
 
 
 PUBLIC_BY_DESIGN = (
-    "number and time of requests and erasures",
+    "number and time of requests, labels and erasures",
+    "which requests got a label, and which records were erased",
     "schema, bins and reference",
     "participation in runs",
 )

@@ -26,6 +26,7 @@ from typer.testing import CliRunner
 from fedge.cli.main import app
 from fedge.config import GatewaySettings
 from fedge.logs import TEXT_FORMAT, TextLines
+from fedge_client.export import export_state
 
 Tell = Callable[[str, bytes], None]
 """Takes what something is, and its bytes."""
@@ -73,10 +74,10 @@ class Recorder(SimpleHTTPRequestHandler):
             self._kept.append(("telemetry", self._head() + sent))
             self._answer(b"")
             return
-        self._kept.append(("request", self._head()))
         if len(body) < length:  # its sender was ended meanwhile
-            self._kept.append(("request", body))
+            self._kept.append(("cut", self._head() + body))
             return
+        self._kept.append(("request", self._head()))
         self._kept.append(("envelope", body))
         self._answer(receipt_for(body))
 
@@ -158,6 +159,15 @@ def read_pages(gateway: ToyGateway, tell: Tell) -> None:
             ops.request("GET", path)
             tell("page", ops.getresponse().read())
     tell("page", json.dumps(gateway.facts()).encode())
+
+
+def read_export(gateway: ToyGateway, folder: Path, tell: Tell) -> None:
+    """What support is sent of a gateway."""
+    target = folder / "support.zip"
+    export_state(gateway.settings, gateway.config, target)
+    with zipfile.ZipFile(target) as members:
+        for name in members.namelist():
+            tell("support", name.encode() + b"\n" + members.read(name))
 
 
 def review(config: Path, folder: Path, tell: Tell) -> dict[str, Any]:

@@ -7,12 +7,8 @@ trainer that needs no torch, and a run is answered over the real courier socket.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
-import re
-import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,10 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.parquet as pq
+from contracts_needles import number_needles, text_needles
 from contracts_taps import (
     everything_logged,
     export_telemetry,
     logging_to,
+    read_export,
     read_pages,
     recording,
     review,
@@ -70,50 +68,6 @@ STRINGS = (
 """Texts in requests: the name of a column, of a model, of a request, a class, whom a record is
 about, and what somebody calls with."""
 SUBJECT_EVERY = 4
-
-
-# --- looking for canaries --------------------------------------------------------------
-
-
-def number_needles(value: float) -> set[bytes]:
-    """How a number may stand in bytes: 32 and 64 bits in both orders, and decimal text."""
-    texts = {f"{value:.6g}", f"{value:.5e}".partition("e")[0]}
-    texts |= {repr(float(value))[: 8 + (value < 0)], f"{value:.12e}"[: 7 + (value < 0)]}
-    packed = {struct.pack(form, value) for form in ("<f", ">f", "<d", ">d")}
-    # Text loses its sign, so that a canary is found with or without it.
-    return packed | {text.lstrip("-").encode() for text in texts}
-
-
-def text_needles(text: str) -> set[bytes]:
-    forms = {text, text.lower(), text.upper()}
-    return {form.encode(code) for form in forms for code in ("utf-8", "utf-16-le", "utf-16-be")}
-
-
-def unwrapped(data: bytes) -> Iterator[bytes]:
-    """The bytes themselves, and what stands in them as hexadecimal or base64."""
-    yield data
-    for run in re.findall(rb"[0-9A-Fa-f]{8,}", data):
-        for start in (0, 1):
-            yield binascii.unhexlify(run[start : start + (len(run) - start) // 2 * 2])
-    for run in re.findall(rb"[A-Za-z0-9+/_-]{8,}", data):
-        plain = run.replace(b"-", b"+").replace(b"_", b"/")
-        for start in range(4):
-            piece = plain[start : start + (len(plain) - start) // 4 * 4]
-            rest = plain[start + len(piece) :]
-            # An unfinished last group of two or three letters holds one or two bytes more.
-            last = rest + b"=" * (4 - len(rest)) if len(rest) > 1 else b""
-            yield base64.b64decode(piece + last)
-
-
-def leaks(data: bytes, needles: Iterable[bytes]) -> list[bytes]:
-    """The needles that stand in `data`, in whatever encoding."""
-    wanted, found = list(needles), set()
-    for piece in unwrapped(data):
-        found |= {needle for needle in wanted if needle in piece}
-    return sorted(found)
-
-
-# --- what is played and what comes out -------------------------------------------------
 
 
 class SummingTrainer:
@@ -186,8 +140,8 @@ class World:
     Attributes:
         outgoing: (what, bytes): `envelope`s as they were pushed, `request` heads, `telemetry`,
             `reply`s of the courier and reasons of its `refusal`s, `status` of the worker, `page`s
-            of facts, `log` files and lines, entries of the `ledger`, the `bundle` of it and its
-            `review`.
+            of facts, what goes to `support`, `log` files and lines, entries of the `ledger`, the
+            `bundle` of it and its `review`.
         secret_numbers: values in records, and functions of one record or of a few.
         pseudonyms: of subjects.
         mapped: files that worker and agent had mapped when they had done all their work.
@@ -255,6 +209,7 @@ def make_world(folder: Path) -> World:
     with logging_to(world.tell):
         _train(gateway, world)
         world.verdict = review(gateway.config, folder / "review", world.tell)
+        read_export(gateway, folder, world.tell)
     world.outgoing += [("ledger", entry) for entry in world.entries]
     for log in sorted((world.state_dir / "logs").glob("*")):
         world.outgoing.append(("log", log.read_bytes()))

@@ -47,6 +47,22 @@ def test_independent_rows_are_not_judged_too_kindly() -> None:
     assert 0.025 <= rejected(rows, 1_000, 0.05) <= 0.07
 
 
+def test_columns_that_do_not_wander_are_seldom_taken_to() -> None:
+    """Means of a few blocks suggest a slow wave in one of fourteen; the slow frequencies do not."""
+    degrees = wander(autoregressive(0.0, 2_000, 1_000)).degrees
+
+    assert (degrees < 30).mean() <= 0.045
+
+
+@pytest.mark.parametrize("rows", [500, 1_000, 2_000, 5_000])
+def test_a_weak_slow_wave_is_still_doubted(rows: int) -> None:
+    """It hides in a fifth of the noise's spread, and has a hundred rows of memory."""
+    wave = autoregressive(0.99, rows + 300, 300, seed=2) * np.sqrt(1 - 0.99**2) * 0.2
+    noise = np.random.default_rng(1).normal(size=wave.shape)
+
+    assert rejected(wave + noise, rows, 0.001) <= (0.1 if rows == 500 else 0.03)
+
+
 def test_a_random_walk_certifies_nothing() -> None:
     """Its spread is out of all proportion to the reference, its degrees few."""
     rows = np.cumsum(autoregressive(0.0, 600, 300), axis=0)

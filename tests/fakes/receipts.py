@@ -1,10 +1,11 @@
-"""What a coordinator that believes everything answers, and confirms no heads."""
+"""What a coordinator that believes everything answers; it confirms heads where it has a key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedge.identity import Envelope
+from fedge.identity import Envelope, Identity
+from fedge.privacy.heads import witness_head
 from fedge.records import AuditBatch, LedgerStanding, Receipt
 
 
@@ -15,21 +16,22 @@ def receipt_for(envelope: bytes) -> bytes:
     return receipt.to_bytes()
 
 
-def standing_for(path: str, taken: Iterable[bytes]) -> bytes:
+def standing_for(path: str, taken: Iterable[bytes], witness: Identity | None = None) -> bytes:
     """The body of an answer of 200 to the question at `path` for a ledger's standing.
 
     Args:
         taken: all envelopes that the coordinator took.
+        witness: confirms the latest head of which all entries came; None confirms none.
     """
     envelopes = [Envelope.from_bytes(data) for data in taken]
     batches = [AuditBatch.from_bytes(e.payload) for e in envelopes if e.header.kind == "audit"]
-    entries = 0
+    entries, head = 0, None
     for batch in sorted(batches, key=lambda one: one.first_seq):
-        if batch.first_seq <= entries:
-            entries = max(entries, batch.last_seq + 1)
+        if batch.first_seq <= entries <= batch.last_seq:
+            entries, head = batch.last_seq + 1, batch.head
     standing = LedgerStanding(
         gateway=path.rpartition("/")[2],
-        witnessed=None,
+        witnessed=None if head is None or witness is None else witness_head(witness, head, 2e9),
         entries=entries,
         next_seq=max((e.header.seq for e in envelopes), default=-1) + 1,
         next_window=0,

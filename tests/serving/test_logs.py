@@ -20,6 +20,12 @@ def fails():
     except ValueError as error:
         raise RuntimeError("about " + sys.argv[2]) from error
 
+class Quoting(logging.Handler):
+    # Another library's, which leaves its words for an error with the record.
+    def emit(self, record):
+        record.exc_text = logging.Formatter().formatException(record.exc_info)
+
+logging.getLogger("fedge.here").addHandler(Quoting())
 try:
     fails()
 except RuntimeError:

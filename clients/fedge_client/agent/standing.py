@@ -11,6 +11,7 @@ it is known to be in step, nothing that derives from records is sent and no roun
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import Literal, Protocol
@@ -98,6 +99,7 @@ class Standing:
 
         Raises:
             OutboundError: nobody answers; ask again later.
+            StateError: the disk refused; ask again later.
         """
         with self._lock:
             if not self.due:
@@ -115,6 +117,8 @@ class Standing:
                 # Not our coordinator, perhaps: nothing is sent, and it is asked again.
                 self._set("unknown", f"the coordinator's answer cannot be believed: {error}")
             except StateError as error:
+                if isinstance(error.__cause__, (OSError, sqlite3.Error)):
+                    raise  # the disk refused, which says nothing about the ledger: ask again
                 self._set("out-of-step", str(error))
 
     def taken(self, envelope: bytes) -> None:

@@ -7,10 +7,10 @@ rows; how uncertain its persistence is gives degrees of freedom (delta method).
 
 Three things make an estimate from few rows too small, and each is countered:
 fitted persistence is biased downwards by the estimated mean (corrected to first
-order, Marriott & Pope 1954); slow waves hide from a short autoregression (batch
-means set a floor); and a trend inside the rows is likely to go on (`trend`). A
-column that wanders like a random walk so ends with a huge variance and hardly
-any degrees of freedom: nothing can be certified about it.
+order, Marriott & Pope 1954); slow waves hide from a short autoregression (means
+of blocks raise it, where `doubts` lets them); and a trend inside the rows is likely
+to go on (`trend`). A column that wanders like a random walk so ends with a huge
+variance and hardly any degrees of freedom: nothing can be certified about it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from fedge.drift.tables.doubts import TURNS, Doubt
 
 Floats = NDArray[np.float64]
 
@@ -114,10 +116,13 @@ def _wander(scores: Floats) -> Wander:
     still = spread <= 1e-12
     spread = np.where(still, 1.0, spread)
     unit = centred / spread
-    power, degrees = _slow_too(unit, *_spectrum(unit, known, 1))
+    power, degrees = _spectrum(unit, known, 1)
+    doubt = _doubt(unit, power, degrees)
+    power, degrees = _slow_too(unit, power, degrees, doubt)
     power = _observed(power, len(scores)) * np.where(still, 0.0, spread**2)[:, None]
-    floor = _batch_floor(centred, power)
-    degrees = _mixed(degrees, np.full(len(rows), _BATCHES - 1.0), floor)
+    floor = np.where(doubt.power, _batch_floor(centred, power), 1.0)
+    few = np.full(len(rows), _BATCHES - 1.0)
+    degrees = _mixed(degrees, few, np.where(doubt.degrees, floor, 1.0))
     wide = Wander(rows, power, floor, np.maximum(degrees, _LEAST_DEGREES), np.zeros(len(rows)))
     return Wander(rows, power, floor, wide.degrees, _trend(centred, wide.of_mean(len(scores))))
 
@@ -138,7 +143,15 @@ def _spectrum(unit: Floats, rows: Floats, size: int) -> tuple[Floats, Floats]:
     return _power(weights, innovation, size), degrees
 
 
-def _slow_too(unit: Floats, power: Floats, degrees: Floats) -> tuple[Floats, Floats]:
+def _doubt(unit: Floats, power: Floats, degrees: Floats) -> Doubt:
+    rows = len(unit)
+    swollen = power @ _fejer(rows) * rows
+    cell = np.searchsorted(_EDGES, 2 * np.pi * TURNS / rows) - 1
+    expected = (power[:, cell] * np.pi / _STEP[cell]).T
+    return Doubt.of(unit, swollen, expected, degrees)
+
+
+def _slow_too(unit: Floats, power: Floats, degrees: Floats, doubt: Doubt) -> tuple[Floats, Floats]:
     """Power and degrees with the slow waves that only means of blocks show.
 
     Under much noise a short autoregression of rows takes a slow wave for noise; one of block
@@ -153,8 +166,9 @@ def _slow_too(unit: Floats, power: Floats, degrees: Floats) -> tuple[Floats, Flo
     slow, slow_degrees = _spectrum(means, np.full(unit.shape[1], float(_BLOCKS)), size)
     whole = _fejer(len(unit))
     excess = (slow @ whole) / np.maximum(_BLOCK_SLACK * (power @ whole), 1e-300)
-    power = np.where(excess[:, None] > 1.0, np.maximum(power, slow), power)
-    return power, _mixed(degrees, slow_degrees, excess)
+    raised = (excess > 1.0) & doubt.power
+    power = np.where(raised[:, None], np.maximum(power, slow), power)
+    return power, _mixed(degrees, slow_degrees, np.where(doubt.degrees, excess, 1.0))
 
 
 def _mixed(degrees: Floats, few: Floats, excess: Floats) -> Floats:

@@ -269,15 +269,18 @@ class _Run:
         # The window of the onset may still hold rows from before it.
         first = min(onset, position) + 1
         step = max(1, need // _NEW_WINDOWS)
+        # Rows that raised an alarm by chance are unlike those after them, and would raise the next
+        # one if they alone were the reference. So the stream first has time to come back.
+        soonest = position + 1 + back_windows(self.window)
         for stop in range(position + 1, len(self.starts) + 1):
-            if stop - position > back_windows(self.window) and self._returned(watch, found, stop):
+            if stop >= soonest and self._returned(watch, found, stop):
                 self.last, self.kept = None, watch
                 return watch, stop, None
             recent = slice(max(position + 1, stop - 2), stop)
             if stop - 1 > position and (fault := self._fault(watch, recent, known)) is not None:
                 return None, stop, fault
-            begin = first if stop == position + 1 else max(first, stop - need)
-            if stop - begin < need or (stop - need - first) % step:
+            begin = first if stop == soonest else max(first, stop - need)
+            if stop < soonest or stop - begin < need or (stop - need - first) % step:
                 continue
             start, end = int(self.starts[begin]), int(self.ends[stop - 1])
             tired = begin - first > _PATIENCE * need
