@@ -244,6 +244,22 @@ def test_weights_of_another_model_are_refused() -> None:
         TrainableAdapter(table_task(), base_weights(), "input")
 
 
+def test_a_model_that_mixes_rows_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Statistics of the batch let one row move the others' gradients, which no clip bounds."""
+    task, weights, _, _ = table_case()
+    model = task.new_model()
+    model.trunk = nn.Sequential(
+        model.trunk,
+        nn.BatchNorm1d(model.head.in_features, affine=False, track_running_stats=False),
+    )
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    monkeypatch.setattr(task, "new_model", lambda: model)
+    assert len(state) == len(weights)
+
+    with pytest.raises(TaskError, match="mixes rows"):
+        load_model(task, state)
+
+
 @pytest.mark.parametrize("shape", [(25,), (27,), (26, 1)])
 def test_a_change_of_another_length_is_refused(shape: tuple[int, ...]) -> None:
     """An adapter's vector has one length."""
