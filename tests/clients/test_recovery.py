@@ -21,7 +21,7 @@ from tests_clients import WINDOW, Gateway
 
 from fedge.config import TrainingSettings
 from fedge.delivery.journal import Install, InstallJournal, Running
-from fedge.errors import FedgeError, OutboundError, ParticipationRefusedError
+from fedge.errors import FedgeError, OutboundError, ParticipationRefusedError, StateError
 from fedge.identity import Envelope
 from fedge.learning.planning import plan_training
 from fedge.privacy.chain import Chain
@@ -34,11 +34,13 @@ from fedge.records import (
     AuditBatch,
     LedgerStanding,
     Participant,
+    Receipt,
     RoundRequest,
     RunSpec,
     sha256_hex,
 )
 from fedge.statefile import StateFile
+from fedge_client.agent import audit
 from fedge_client.agent.agent import Agent
 from fedge_client.agent.audit import AuditTrail
 from fedge_client.agent.label_report import LabelReporter
@@ -279,6 +281,38 @@ class TestInStep:
         check_released_is_charged(centre, gateway)
         push(gateway)
         assert len(centre.content()) == 2
+
+    def test_no_entries_overtake_those_that_were_not_taken(
+        self, centre: RealCentre, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A hole at the coordinator would contradict the ledger of a state that is lost then."""
+        monkeypatch.setattr(audit, "BATCH_ENTRIES", 6)
+        play(gateway, 1)
+        push(gateway)
+        taken = centre.ingest.accept
+        first = agent_of(gateway).audit.next_seq
+
+        def fails_once_in_the_middle(data: bytes) -> Receipt:
+            envelope = Envelope.from_bytes(data)
+            is_audit = envelope.header.kind == "audit"
+            if is_audit and AuditBatch.from_bytes(envelope.payload).first_seq == first:
+                raise StateError("the disk is full")
+            return taken(data)
+
+        monkeypatch.setattr(centre.ingest, "accept", fails_once_in_the_middle)
+        play(gateway, 5)
+        push(gateway, 3)
+        assert len(centre.entries(gateway)) == first
+        monkeypatch.setattr(centre.ingest, "accept", taken)
+
+        wipe(gateway)
+        restart(gateway)
+        push(gateway)
+        play(gateway, 3)
+        push(gateway)
+
+        assert state_of(gateway) == "in-step"
+        assert len(centre.entries(gateway)) > first
 
     def test_a_month_offline(self, centre: RealCentre, gateway: Gateway) -> None:
         """Nobody answers, windows close all the same; then everything arrives and is in step."""

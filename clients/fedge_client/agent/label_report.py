@@ -33,6 +33,7 @@ from fedge_client.agent.egress import EgressGate
 log = logging.getLogger(__name__)
 
 Bytes = npt.NDArray[np.uint8]
+LARGEST_COUNT = 2**31 - 1
 Allowed = Callable[[npt.NDArray[np.int64], Bytes, Bytes], Bytes]
 """What rows may be used for now: from slots [n], subjects [n, 16] and the purposes [n] that
 they came with."""
@@ -159,12 +160,14 @@ class LabelReporter:
         except BudgetError as error:
             log.error("labels of window %d are not reported: %s", planned.window, error)
             return None
-        right, wrong = self._noise.discrete_gaussian(
+        noised = self._noise.discrete_gaussian(
             self._count(planned.window),
             sensitivity2=event.sensitivity2,
             sigma2=event.sigma2,
             grant=grant,
-        ).tolist()
+        )
+        # What a record can hold: to fail after the draw would invite a second one.
+        right, wrong = np.clip(noised, -LARGEST_COUNT, LARGEST_COUNT).tolist()
         report = LabelReport(
             task=planned.task,
             window=planned.window,

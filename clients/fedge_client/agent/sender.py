@@ -84,6 +84,7 @@ class Sender:
         self.breaker = breaker or CircuitBreaker("the coordinator", clock, reset_s=RESET_S)
         self._failures = 0
         self._passed_over: set[int] = set()
+        self._held_audit: int | None = None
         self._stopping = threading.Event()
 
     def push(self) -> float:
@@ -132,11 +133,26 @@ class Sender:
 
     def _next_batch(self) -> list[Spooled]:
         cleared = self._standing.cleared
-        batch = self._spool.waiting(without=self._passed_over, cleared=cleared)
+        batch = self._in_order(self._spool.waiting(without=self._passed_over, cleared=cleared))
         if not batch and self._passed_over:
             self._passed_over.clear()
-            batch = self._spool.waiting(cleared=cleared)
+            self._held_audit = None
+            batch = self._in_order(self._spool.waiting(cleared=cleared))
         return batch
+
+    def _in_order(self, batch: list[Spooled]) -> list[Spooled]:
+        """`batch` without ledger entries that must wait.
+
+        None overtakes one that was passed over: entries beyond a hole at the coordinator would
+        contradict the ledger of a gateway that is recovered up to the hole. Out of step, all of
+        them would be refused one by one.
+        """
+        if self._standing.state == "out-of-step":
+            return [item for item in batch if item.kind != "audit"]
+        held = self._held_audit
+        if held is None:
+            return batch
+        return [item for item in batch if item.kind != "audit" or item.seq < held]
 
     def _pause_s(self) -> float:
         doubled = self._interval_s * 2.0 ** min(self._failures, 32)
@@ -161,7 +177,7 @@ class Sender:
             self._spool.give_back()
             return False
         self._tell_standing(item, envelope, status)
-        return self._judge(item.seq, status)
+        return self._judge(item, status)
 
     def _tell_standing(self, item: Spooled, envelope: bytes, status: int) -> None:
         if item.kind == "audit" and status == 200:
@@ -169,8 +185,8 @@ class Sender:
         elif item.kind == "audit" and status == CONFLICT:
             self._standing.refused()
 
-    def _judge(self, seq: int, status: int) -> bool:
-        outcome = outcome_of(status)
+    def _judge(self, item: Spooled, status: int) -> bool:
+        seq, outcome = item.seq, outcome_of(status)
         if outcome == "failed":
             self.breaker.failed()
         else:
@@ -186,11 +202,14 @@ class Sender:
         log.warning("envelope %d was not taken (HTTP %d), trying again later", seq, status)
         self._spool.give_back()
         if outcome == "failed":
-            self._pass_over(seq)
+            self._pass_over(item)
         return False
 
-    def _pass_over(self, seq: int) -> None:
+    def _pass_over(self, item: Spooled) -> None:
         """The next round begins with another envelope: this one may be the trouble."""
         if len(self._passed_over) >= MAX_PASSED_OVER:
             self._passed_over.clear()
-        self._passed_over.add(seq)
+            self._held_audit = None
+        self._passed_over.add(item.seq)
+        if item.kind == "audit" and (self._held_audit is None or item.seq < self._held_audit):
+            self._held_audit = item.seq

@@ -45,6 +45,7 @@ from fedge_client.agent.standing import NOT_IN_STEP
 log = logging.getLogger(__name__)
 
 Vector = npt.NDArray[np.float32]
+LARGEST_COUNT = 2**31 - 1
 
 
 class Trainer(Protocol):
@@ -244,6 +245,8 @@ class TrainingDesk:
     def _check_unit(self, plan: TrainingPlan, blocks: tuple[int, ...]) -> None:
         """The plan must bound what this gateway's owner protects, with the owner's m."""
         for block in blocks:
+            if not self._ledger.is_open(block):  # kept, but a recovery closed it before it opened
+                raise ParticipationRefusedError("budget-exhausted")
             policy = self._ledger.policy_of(block)
             if (plan.unit, plan.max_records) != (policy.unit, policy.max_records):
                 raise ParticipationRefusedError("other-unit")
@@ -292,6 +295,7 @@ class TrainingDesk:
         grant = self._ledger.grant(reservation, key, plan.evaluation_event)
         return PairedDifference(
             run_id=request.spec.run_id,
-            difference=trainer.evaluate(vector, grant),
+            # What a record can hold: to fail here, after the draw, would invite a second one.
+            difference=max(-LARGEST_COUNT, min(LARGEST_COUNT, trainer.evaluate(vector, grant))),
             sigma2=plan.evaluation_sigma2,
         ).to_bytes()
