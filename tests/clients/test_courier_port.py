@@ -71,11 +71,12 @@ def test_a_frame_that_claims_too_much_ends_one_exchange_only() -> None:
         assert ask_agent(path, request(), b"", 10.0) == AgentAnswer(True, "", b"sealed")
 
 
-@pytest.mark.parametrize("clip", [1e-9, 1e308])
-def test_a_plan_that_cannot_be_priced_is_one_failed_answer(clip: float) -> None:
-    """A clip below the grid or beyond all numbers fails that message, not the agent."""
+@pytest.mark.parametrize("clip", [b"1e-9", b"1e308", b"-1.0", b"NaN"])
+def test_a_plan_that_cannot_be_priced_is_one_failed_answer(clip: bytes) -> None:
+    """A clip below the grid, beyond all numbers or of none fails that message, not the agent."""
     with port() as path:
-        odd = request(PLAN.model_copy(update={"clip": clip}))
+        odd = request().replace(b'"clip":1.0', b'"clip":' + clip)
+        assert clip in odd
 
-        assert ask_agent(path, odd, b"", 10.0) == AgentAnswer(False, "failed", b"")
+        assert ask_agent(path, odd, b"", 10.0) == AgentAnswer(False, "malformed-request", b"")
         assert ask_agent(path, request(), b"", 10.0).ok

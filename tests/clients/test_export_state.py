@@ -25,7 +25,7 @@ def config(tmp_path: Path) -> Path:
     make_gateway(tmp_path, token_file="tokens")
     (tmp_path / "tokens").write_text(TOKEN)
     with tarfile.open(GOLDEN / "layout-1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+        archive.extractall(tmp_path)
     (tmp_path / "state" / "logs").mkdir()
     (tmp_path / "state" / "logs" / "agent.log").write_text("started\n")
     (tmp_path / "state" / "subject.key").write_bytes(b"S" * 32)

@@ -146,7 +146,8 @@ def _spectrum(unit: Floats, rows: Floats, size: int) -> tuple[Floats, Floats]:
 def _doubt(unit: Floats, power: Floats, degrees: Floats) -> Doubt:
     rows = len(unit)
     swollen = power @ _fejer(rows) * rows
-    cell = np.searchsorted(_EDGES, 2 * np.pi * TURNS / rows) - 1
+    # Of few rows, which clear no column, the higher ones lie beyond the last cell.
+    cell = np.minimum(np.searchsorted(_EDGES, 2 * np.pi * TURNS / rows), len(_STEP)) - 1
     expected = (power[:, cell] * np.pi / _STEP[cell]).T
     return Doubt.of(unit, swollen, expected, degrees)
 
