@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_BLOCKS = 40
 NEARLY_SPENT = 0.95
+_KEYS = 3
+"""Kinds of keys that a verification may be given: witness, reviewers, gateways."""
 
 
 # --- show -------------------------------------------------------------------------------
@@ -232,6 +234,8 @@ def _accepted(verdict: Verdict) -> str:
     worst = max((block.epsilon for block in blocks), default=0.0)
     cap = max((block.epsilon_cap for block in blocks), default=0.0)
     proven = "proven" if verdict.proven else "accepted, but the guarantee is unproven"
+    if verdict.proven and sum(one.kind == "unpinned" for one in verdict.findings) == _KEYS:
+        proven = "proven, if the keys in it are the right ones"
     return (
         f"{proven}: {len(gateways)} gateways, {entries} entries, worst block epsilon {worst:.3f} "
         f"of {cap:g}"

@@ -197,12 +197,12 @@ class _Check:
 
     def _note_unpinned(self) -> None:
         for known, what in (
-            (self.witness_key, "the witness's key"),
-            (self.reviewer_keys, "the reviewers' keys"),
-            (self.gateway_keys, "the gateways' keys"),
+            (self.witness_key, "the witness's key was"),
+            (self.reviewer_keys, "the reviewers' keys were"),
+            (self.gateway_keys, "the gateways' keys were"),
         ):
             if not known:
-                what = f"{what} was not given, the bundle's own word is taken for it"
+                what = f"{what} not given, the bundle's own word is taken for it"
                 self.findings.append(Finding(kind="unpinned", what=what))
         absent = self.gateway_keys - {one["public_key"] for one in self.index["gateways"]}
         for key in sorted(absent):
