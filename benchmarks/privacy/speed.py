@@ -53,6 +53,7 @@ def measure() -> list[Figure]:
         Contestant("head", _private(made, "head")),
         Contestant("input", _private(made, "input")),
         Contestant("input, not private", _not_private(made, "input")),
+        Contestant("head, not private", _not_private(made, "head")),
         Contestant("whole model, not private", _not_private(made, None)),
         Contestant("Opacus, whole model", _opacus(made, 0.03)[0]),
     ]
@@ -68,19 +69,21 @@ def _figure(taken: dict[str, float], ours: float, peer: float) -> Figure:
     faster = taken["Opacus, whole model"] / taken["head"]
     whole = taken["head"] / taken["whole model, not private"]
     same = taken["input"] / taken["input, not private"]
+    plain = taken["head"] / taken["head, not private"]
     return Figure(
         id="pr-speed",
         what=(
             f"private step of a head on cached features ({faster:.0f}x faster; accuracy "
             f"{ours:.3f} against {peer:.3f}; {whole:.2f}x a step of the whole model that is not "
-            f"private; the default adapter {same:.2f}x its own)"
+            f"private, {plain:.0f}x a plain step on the same features, mostly exact noise; "
+            f"the default adapter {same:.2f}x its own)"
         ),
         ours=1e3 * taken["head"],
         peer=1e3 * taken["Opacus, whole model"],
         peer_name="Opacus on the whole model",
         unit="ms",
         goal=">= 5x faster at the same epsilon and accuracy; <= 2x of the non-private step",
-        holds=faster >= 5 and whole <= 2 and same <= 2 and ours >= peer - 0.01,
+        holds=faster >= 5 and plain <= 2 and same <= 2 and ours >= peer - 0.01,
     )
 
 
