@@ -209,7 +209,8 @@ def test_public_facts_are_collected_without_it() -> None:
         for part in ast.walk(node)
         if isinstance(part, ast.Attribute) and part.attr == "local"
     }
-    assert using == {"_put_together", "tidy_once", "local_facts", "tell_alarms_once"}
+    wired = {"_open_stream", "_open_rights"}
+    assert using == {*wired, "tidy_once", "local_facts", "tell_alarms_once"}
 
 
 # --- what a played gateway did -----------------------------------------------------------

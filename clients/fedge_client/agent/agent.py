@@ -101,7 +101,23 @@ class Agent:
             raise
 
     def _put_together(self, identity: Identity) -> None:
-        settings, ports, state_dir = self.settings, self._ports, self.settings.state_dir
+        self._open_books(identity)
+        self._open_releases(identity)
+        labels = self._open_stream()
+        self._open_line(identity, labels)
+        self._open_training(identity)
+        self._open_rights(identity)
+        self._open_escalation()
+        self._worker_restarts = 0
+        self.telemetry = open_telemetry(
+            self.settings.telemetry,
+            gateway=identity.fingerprint,
+            status=lambda: self.gate.checked(self.public_facts()),
+        )
+
+    def _open_books(self, identity: Identity) -> None:
+        """What is charged, what waits to be sent, and the one gate between."""
+        settings, ports = self.settings, self._ports
         self._pushing = threading.Lock()  # the push loop, and a round that waits for its charge
         self.clock = WindowClock(ports.clock, ports.steady, ports.boot)
         # A policy that changed since the last start is entered here.
@@ -125,6 +141,9 @@ class Agent:
         self.audit = AuditTrail(
             self.state, self.ledger, self.gate, self.spool, identity, ports.clock
         )
+
+    def _open_releases(self, identity: Identity) -> None:
+        settings, ports, state_dir = self.settings, self._ports, self.settings.state_dir
         self.installed = InstalledReleases(state_dir / "slots")
         self.installer = Installer(
             self.state,
@@ -139,6 +158,10 @@ class Agent:
             clock=ports.clock,
             trial_s=settings.trial_s,
         )
+
+    def _open_stream(self) -> LabelReporter:
+        """What becomes of records: kept, counted, reported."""
+        settings, ports, state_dir = self.settings, self._ports, self.settings.state_dir
         self.store = BlockStore(state_dir / "blocks", self.state, ports.clock)
         self.consent = ConsentBook(self.state, state_dir / WITHDRAWALS_FILE)
         reporter = WindowReporter(
@@ -175,6 +198,10 @@ class Agent:
             local=self.local,
         )
         self._block_of = block_numbering(self.policy.block, settings.window_slots)
+        return labels
+
+    def _open_line(self, identity: Identity, labels: LabelReporter) -> None:
+        """The way to the coordinator, and what it confirmed."""
         self.standing = Standing(
             self.state,
             self.ledger,
@@ -184,8 +211,14 @@ class Agent:
             greeted=self._greeted,
         )
         self.sender = Sender(
-            self.spool, ports.post, self.standing, interval_s=settings.push_interval_s
+            self.spool,
+            self._ports.post,
+            self.standing,
+            interval_s=self.settings.push_interval_s,
         )
+
+    def _open_training(self, identity: Identity) -> None:
+        settings = self.settings
         self.desk = TrainingDesk(
             gateway=identity.fingerprint,
             task=settings.task,
@@ -197,9 +230,13 @@ class Agent:
             closed_windows=lambda: self.watcher.windows,
             in_step=lambda: self.sender.greet() and self.standing.cleared is not None,
             secured=self._secured,
-            start_trainer=ports.start_trainer,
+            start_trainer=self._ports.start_trainer,
             enabled=settings.train,
         )
+
+    def _open_rights(self, identity: Identity) -> None:
+        """Erasure, consent and retention."""
+        settings, ports, state_dir = self.settings, self._ports, self.settings.state_dir
         self.eraser = Eraser(
             gateway=id_prefix(identity.fingerprint),
             state=self.state,
@@ -223,19 +260,15 @@ class Agent:
             eraser=self.eraser,
             clock=ports.clock,
         )
+
+    def _open_escalation(self) -> None:
         self.escalation: EscalationDesk | None = None
-        grants = state_dir / GRANTS_FILE
+        grants = self.settings.state_dir / GRANTS_FILE
         desk = EscalationDesk(self.ledger, grants, self._may_escalate)
-        if settings.escalation.url:
+        if self.settings.escalation.url:
             self.escalation = desk
         elif grants.exists():
             desk.revoke()
-        self._worker_restarts = 0
-        self.telemetry = open_telemetry(
-            settings.telemetry,
-            gateway=identity.fingerprint,
-            status=lambda: self.gate.checked(self.public_facts()),
-        )
 
     def _recoverer(self, labels: LabelReporter) -> Recoverer:
         block = self.policy.block
