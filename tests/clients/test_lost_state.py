@@ -206,6 +206,24 @@ def restore(gateway: Gateway, copy: Path) -> None:
     shutil.copy(copy, gateway.settings.state_dir / "state.sqlite")
 
 
+def copied(centre: RealCentre, gateway: Gateway, make_gateway: Callable[..., Gateway]) -> Gateway:
+    """A second gateway that goes on from this one's state and records, under the same key."""
+    twin = make_gateway(block_windows=BLOCK_WINDOWS, label_rho=0.005)
+    twin.centre, twin.identity = centre, gateway.identity  # type: ignore[assignment]
+    copy = gateway.settings.state_dir / "copy"
+    backup(gateway, copy)
+    blocks = "blocks"
+    shutil.copytree(
+        gateway.settings.state_dir / blocks, twin.settings.state_dir / blocks, dirs_exist_ok=True
+    )
+    restart(gateway)
+    restore(twin, copy)
+    twin.wall = lambda: 1001.5  # its entries are others, be it by their times alone
+    restart(twin)
+    push(twin)
+    return twin
+
+
 def recovered(centre: RealCentre, gateway: Gateway) -> list[Recovered]:
     entries = map(read_entry, centre.entries(gateway))
     return [entry for entry in entries if isinstance(entry, Recovered)]
@@ -536,19 +554,7 @@ class TestTwoAgents:
         cannot."""
         play(gateway, 2)
         push(gateway)
-        twin = make_gateway(block_windows=BLOCK_WINDOWS, label_rho=0.005)
-        twin.centre, twin.identity = centre, gateway.identity  # type: ignore[assignment]
-        backup(gateway, gateway.settings.state_dir / "copy")
-        shutil.copytree(
-            gateway.settings.state_dir / "blocks",
-            twin.settings.state_dir / "blocks",
-            dirs_exist_ok=True,
-        )
-        restart(gateway)
-        restore(twin, gateway.settings.state_dir / "copy")
-        twin.wall = lambda: 1001.5
-        restart(twin)
-        push(twin)
+        twin = copied(centre, gateway, make_gateway)
 
         agent_of(gateway).answer(_request(gateway), ARRAYS)
         with pytest.raises(ParticipationRefusedError, match="ledger-not-in-step"):
@@ -567,23 +573,11 @@ class TestTwoAgents:
         the other would find it."""
         play(gateway, 2)
         push(gateway)
-        twin = make_gateway(block_windows=BLOCK_WINDOWS, label_rho=0.005)
-        twin.centre, twin.identity = centre, gateway.identity  # type: ignore[assignment]
         with monkeypatch.context() as patch:
             patch.setattr(TrainingDesk, "_trainer_for", _dies)
             with pytest.raises(OSError, match="killed"):
                 agent_of(gateway).answer(_request(gateway), ARRAYS)
-        backup(gateway, gateway.settings.state_dir / "copy")
-        shutil.copytree(
-            gateway.settings.state_dir / "blocks",
-            twin.settings.state_dir / "blocks",
-            dirs_exist_ok=True,
-        )
-        restart(gateway)
-        restore(twin, gateway.settings.state_dir / "copy")
-        twin.wall = lambda: 1001.5
-        restart(twin)
-        push(twin)
+        twin = copied(centre, gateway, make_gateway)
         push(gateway)
 
         agent_of(gateway).answer(_request(gateway), ARRAYS)
