@@ -19,6 +19,10 @@ class SettingError(FedgeError):
     """A setting or an argument is wrong; nothing was started or changed."""
 
 
+class ChoiceError(SettingError):
+    """The recorded choice of an adapter does not apply; nothing was planned or built with it."""
+
+
 class TaskError(FedgeError):
     """A task's `task.json` or its code part is wrong, or data does not fit its schema."""
 
@@ -44,6 +48,18 @@ class EnvelopeError(RecordError):
 
 class SignatureError(EnvelopeError):
     """The signature does not fit the envelope, its payload or the key."""
+
+
+class WitnessKeyError(SignatureError):
+    """A ledger was confirmed under another key than the one that is trusted."""
+
+    def __init__(self, offered: str, trusted: str) -> None:
+        super().__init__(offered, trusted)
+        self.offered = offered
+        self.trusted = trusted
+
+    def __str__(self) -> str:
+        return f"the witness signs with {self.offered}, trusted is {self.trusted}"
 
 
 class UnknownKeyError(EnvelopeError):
@@ -220,6 +236,17 @@ class AuditRefusedError(BudgetError):
 
 class ReservationError(BudgetError):
     """Noise was asked for without a reservation, a second time, or for other parameters."""
+
+
+class DrawLostError(ReservationError):
+    """Noise was drawn and what it made was lost: the charge stands, and nothing is drawn again."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(
+            f"what was noised under {key!r} was lost before it was stored; its charge stands, and "
+            "it is not drawn a second time"
+        )
+        self.key = key
 
 
 # --- a gateway keeps the model it has -------------------------------------------------

@@ -157,6 +157,19 @@ class Settled(Entry):
     noise: NoiseKind
 
 
+class Lost(Entry):
+    """One part of a reservation may have been noised, and nothing of it was kept: a gap.
+
+    Its charge stands, and it is neither noised again nor settled.
+    """
+
+    schema_version: Literal[2] = 2
+    kind: Literal["lost"] = "lost"
+    reservation: Count
+    key: str
+    event: PrivacyEvent
+
+
 class Excluded(Entry):
     """From here on the guarantee leaves out something of a block; written before it may leave.
 
@@ -206,6 +219,7 @@ AnyEntry = Annotated[
     | WindowReserved
     | RunReserved
     | Settled
+    | Lost
     | Excluded
     | Erased
     | Recovered,

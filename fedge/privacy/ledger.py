@@ -91,6 +91,7 @@ class Ledger(LedgerReader):
             if not self._chain.size:
                 self._chain.append(Created, gateway=gateway, public_key=public_key)
             self._check_owner()
+            self._settling.write_off()
             self._adopt()
 
     # --- blocks and charges -----------------------------------------------------------
@@ -210,10 +211,11 @@ class Ledger(LedgerReader):
     def grant(self, reservation: Reservation, key: str, event: PrivacyEvent) -> Grant:
         """The right to noise `event`, a part of the reservation, under the name `key`.
 
-        Granted again while `key` is not settled, as after a crash, because nothing noised under
-        the earlier grant was released; the earlier one is void.
+        Granted again while no noise was drawn; the earlier grant is void. Where some may have been
+        drawn and nothing was settled, as after a crash, an entry notes the gap: never drawn again.
 
         Raises:
+            DrawLostError: what was noised under `key` is lost.
             ReservationError: `key` is settled (resend the stored bytes), was granted for
                 another event, or the reservation's other keys hold what is asked for.
             RecoveredBlockError: the state was lost since it was reserved: what was noised under

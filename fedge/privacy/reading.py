@@ -110,6 +110,7 @@ class LedgerReader:
             and totals.training_nano == reservations.training_totals()
             and totals.window_nano == reservations.window_totals()
             and totals.settled == reservations.settled_parts()
+            and totals.lost == reservations.lost_parts()
             and totals.excluded == tables.exclusions()
             and totals.recovered_through == tables.recovered_through
             and all(tables.policy(block) == p for block, p in totals.policies.items())

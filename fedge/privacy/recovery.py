@@ -1,8 +1,8 @@
 """Taking up a chain that a witness kept, after a gateway's state was lost or put back.
 
 The tables of the ledger are made anew from the entries, as if this process had written
-them itself. What was granted and not settled is not in the chain: it is lost, and its
-charge stands.
+them itself. What was granted and neither settled nor noted as lost is not in the chain:
+its charge stands, and its blocks release nothing more.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from fedge.privacy.entries import (
     Adopted,
     AnyEntry,
     Excluded,
+    Lost,
     Opened,
     Recovered,
     RunReserved,
@@ -89,6 +90,9 @@ def _take_in(entry: AnyEntry, tables: LedgerTables, reservations: Reservations) 
         case Settled():
             reservations.add_part(entry.reservation, entry.key, entry.event)
             reservations.settle_part(entry.reservation, entry.key, entry.artefact_sha256)
+        case Lost():
+            reservations.add_part(entry.reservation, entry.key, entry.event)
+            reservations.lose_part(entry.reservation, entry.key)
         case Excluded():
             tables.add_exclusion(entry.block, entry.what)
         case Recovered():

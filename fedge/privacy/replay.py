@@ -23,6 +23,7 @@ from fedge.privacy.entries import (
     Erased,
     Excluded,
     Exclusion,
+    Lost,
     Opened,
     Recovered,
     RunReserved,
@@ -53,7 +54,8 @@ class Totals:
         reserved: the events of each reservation.
         blocks: the blocks that each reservation charged.
         settled: artefact hashes, by reservation and key.
-        used: the events of each reservation that were settled.
+        lost: parts whose noise was lost, by reservation and key.
+        used: the events of each reservation that were settled or lost.
         excluded: what the guarantee leaves out, by block.
         erased: record ids that erasures were asked for.
         recovered_through: up to this block nothing is left; -1 before any recovery.
@@ -74,6 +76,7 @@ class Totals:
     reserved: dict[int, tuple[PrivacyEvent, ...]] = field(default_factory=dict)
     blocks: dict[int, tuple[int, ...]] = field(default_factory=dict)
     settled: dict[tuple[int, str], str] = field(default_factory=dict)
+    lost: set[tuple[int, str]] = field(default_factory=set)
     used: dict[int, list[PrivacyEvent]] = field(default_factory=dict)
     excluded: set[tuple[int, Exclusion]] = field(default_factory=set)
     erased: int = 0
@@ -216,17 +219,34 @@ def _reserve(totals: Totals, entry: WindowReserved | RunReserved, blocks: tuple[
 
 def _settle(totals: Totals, entry: Settled) -> str:
     part = (entry.reservation, entry.key)
-    if part in totals.settled:
-        return f"settles {entry.key!r} a second time"
     if not takes_noise(entry.event, entry.noise, simulated=entry.simulated):
         return "settles noise that is not the system's, or not of the event's kind"
-    used = totals.used.setdefault(entry.reservation, [])
-    used.append(entry.event)
-    if not fits(totals.reserved.get(entry.reservation, ()), used):
-        return f"settles more than reservation {entry.reservation} holds"
+    if fault := _use(totals, entry, "settles"):
+        return fault
     if min(totals.blocks[entry.reservation]) <= totals.recovered_through:
         return f"settles reservation {entry.reservation} of a block that lost its budget"
     totals.settled[part] = entry.artefact_sha256
+    return ""
+
+
+def _lose(totals: Totals, entry: Lost) -> str:
+    if fault := _use(totals, entry, "loses"):
+        return fault
+    totals.lost.add((entry.reservation, entry.key))
+    return ""
+
+
+def _use(totals: Totals, entry: Settled | Lost, does: str) -> str:
+    """Take up what an entry holds of its reservation, once."""
+    part = (entry.reservation, entry.key)
+    if part in totals.settled:
+        return f"{does} {entry.key!r} a second time"
+    if part in totals.lost:
+        return f"{does} {entry.key!r}, which was lost"
+    used = totals.used.setdefault(entry.reservation, [])
+    used.append(entry.event)
+    if not fits(totals.reserved.get(entry.reservation, ()), used):
+        return f"{does} more than reservation {entry.reservation} holds"
     return ""
 
 
@@ -262,6 +282,7 @@ _RULES: dict[type[Any], Callable[[Totals, Any], str]] = {
     WindowReserved: _reserve_window,
     RunReserved: _reserve_run,
     Settled: _settle,
+    Lost: _lose,
     Excluded: _exclude,
     Erased: _erase,
     Recovered: _recover,

@@ -44,6 +44,8 @@ _SCHEMA = (
     "INSERT INTO ledger_uses SELECT reservation, block, 'training', '', nano FROM ledger_charges"
     " WHERE window IS NULL AND reservation NOT IN (SELECT reservation FROM ledger_uses)",
 )
+_LOST = "lost"
+"""Stands for the artefact of a part that will never have one."""
 _TABLES = ("parts", "uses", "charges", "reservations")
 
 
@@ -72,10 +74,21 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A granted part of a reservation; `artefact_sha256` is None until it is settled."""
+    """A granted part of a reservation.
+
+    Attributes:
+        artefact_sha256: None until it is settled.
+        lost: whether what was noised under it is lost; it is never settled then.
+    """
 
     event: PrivacyEvent
     artefact_sha256: str | None
+    lost: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether it is neither settled nor lost."""
+        return self.artefact_sha256 is None and not self.lost
 
 
 class Reservations:
@@ -221,14 +234,29 @@ class Reservations:
         rows = self._state.rows(
             "SELECT key, event, artefact FROM ledger_parts WHERE reservation = ?", number
         )
-        return {key: Part(_EVENT.validate_json(event), artefact) for key, event, artefact in rows}
+        return {key: _part(event, artefact) for key, event, artefact in rows}
+
+    def open_parts(self) -> dict[tuple[int, str], PrivacyEvent]:
+        """The events of all parts that are neither settled nor lost, by reservation and key."""
+        rows = self._state.rows(
+            "SELECT reservation, key, event FROM ledger_parts WHERE artefact IS NULL"
+            " ORDER BY reservation, key"
+        )
+        return {(int(number), str(key)): _EVENT.validate_json(event) for number, key, event in rows}
 
     def settled_parts(self) -> dict[tuple[int, str], str]:
         """Artefact hashes of all settled parts, by reservation and key."""
         rows = self._state.rows(
-            "SELECT reservation, key, artefact FROM ledger_parts WHERE artefact IS NOT NULL"
+            "SELECT reservation, key, artefact FROM ledger_parts WHERE artefact <> ?", _LOST
         )
         return {(int(number), str(key)): str(artefact) for number, key, artefact in rows}
+
+    def lost_parts(self) -> set[tuple[int, str]]:
+        """All lost parts, by reservation and key."""
+        rows = self._state.rows(
+            "SELECT reservation, key FROM ledger_parts WHERE artefact = ?", _LOST
+        )
+        return {(int(number), str(key)) for number, key in rows}
 
     def add_part(self, number: int, key: str, event: PrivacyEvent) -> None:
         """Keep a granted part."""
@@ -244,3 +272,12 @@ class Reservations:
                 "UPDATE ledger_parts SET artefact = ? WHERE reservation = ? AND key = ?",
                 (artefact_sha256, number, key),
             )
+
+    def lose_part(self, number: int, key: str) -> None:
+        """Note that a granted part will never have an artefact."""
+        self.settle_part(number, key, _LOST)
+
+
+def _part(event: bytes, artefact: str | None) -> Part:
+    lost = artefact == _LOST
+    return Part(_EVENT.validate_json(event), None if lost else artefact, lost)

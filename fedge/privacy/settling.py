@@ -1,17 +1,18 @@
 """From a reservation to released bytes: granting its parts, and settling them.
 
 A grant lets noise be drawn; only a settlement, in the transaction that keeps the noised
-bytes, makes them count as released. What a process granted and did not settle is
-forgotten with it, and may be: nothing noised under it was released.
+bytes, makes them count as released. What was granted and not settled when a process
+ended, or whose noise is drawn and asked for again, is a gap: an entry says so, its charge
+stands, and it is never drawn a second time.
 """
 
 from __future__ import annotations
 
-from fedge.errors import ReservationError
+from fedge.errors import DrawLostError, ReservationError
 from fedge.privacy.accounts import Accounts
 from fedge.privacy.chain import Chain
 from fedge.privacy.charges import fits, noise_of, takes_noise
-from fedge.privacy.entries import Settled
+from fedge.privacy.entries import Lost, Settled
 from fedge.privacy.grants import Grant
 from fedge.privacy.reservations import Part, Reservation, Reservations
 from fedge.records import PrivacyEvent
@@ -34,14 +35,18 @@ class Settling:
         self._reservations, self._simulated = reservations, simulated
         self._live: dict[tuple[int, str], Grant] = {}
 
+    def write_off(self) -> None:
+        """Note as lost what an earlier process granted and did not settle."""
+        with self._state.transaction():
+            for (number, key), event in self._reservations.open_parts().items():
+                self._lose(number, key, event)
+
     def grant(self, reservation: Reservation, key: str, event: PrivacyEvent) -> Grant:
+        """See `Ledger.grant`."""
         with self._state.transaction():
             parts = self._reservations.parts(reservation.id)
             mine = parts.pop(key, None)
-            if mine is not None and mine.artefact_sha256 is not None:
-                raise ReservationError(f"{key!r} is settled; resend the bytes that were stored")
-            if mine is not None and mine.event != event:
-                raise ReservationError(f"{key!r} was granted for another event")
+            self._check_part(mine, key, event)
             held = [part.event for part in parts.values()]
             self._reservations.require(reservation)
             self._check_open(reservation)
@@ -49,19 +54,23 @@ class Settling:
                 raise ReservationError(
                     f"reservation {reservation.id} does not hold what {key!r} asks for"
                 )
+            self._forget_settled()
+            lost = self._end_earlier(reservation.id, key, event) and mine is not None
             if mine is None:
                 self._reservations.add_part(reservation.id, key, event)
-            self._forget_settled()
-            earlier = self._live.get((reservation.id, key))
-            if earlier is not None:
-                earlier.void()
-            grant = Grant(reservation.id, key, event, simulated=self._simulated)
-            self._live[reservation.id, key] = grant
-            return grant
+            if lost:
+                self._lose(reservation.id, key, event)
+            else:
+                grant = Grant(reservation.id, key, event, simulated=self._simulated)
+                self._live[reservation.id, key] = grant
+        if lost:  # only now: an error inside would undo the entry that says so
+            raise DrawLostError(key)
+        return grant
 
     def settle(
         self, reservation: Reservation, key: str, artefact_sha256: str, noise_kind: str
     ) -> None:
+        """See `Ledger.settle`."""
         with self._state.transaction():
             part = self._reservations.parts(reservation.id).get(key)
             if part is not None and part.artefact_sha256 is not None:
@@ -69,6 +78,8 @@ class Settling:
                     raise ReservationError(f"{key!r} is settled with other bytes")
                 return
             self._check_open(reservation)
+            if part is not None and part.lost:
+                raise DrawLostError(key)
             part, grant = self._drawn(reservation, key, part)
             noise = noise_of(part.event, noise_kind)
             if not takes_noise(part.event, noise, simulated=self._simulated):
@@ -93,6 +104,28 @@ class Settling:
             grant.void()
         self._live.clear()
 
+    def _check_part(self, part: Part | None, key: str, event: PrivacyEvent) -> None:
+        if part is None:
+            return
+        if part.artefact_sha256 is not None:
+            raise ReservationError(f"{key!r} is settled; resend the bytes that were stored")
+        if part.lost:
+            raise DrawLostError(key)
+        if part.event != event:
+            raise ReservationError(f"{key!r} was granted for another event")
+
+    def _end_earlier(self, number: int, key: str, event: PrivacyEvent) -> bool:
+        """Void an earlier grant; whether noise may have been drawn under one."""
+        earlier = self._live.get((number, key))
+        untouched = earlier is not None and earlier.remaining == event.count
+        if earlier is not None:
+            earlier.void()
+        return not untouched
+
+    def _lose(self, number: int, key: str, event: PrivacyEvent) -> None:
+        self._chain.append(Lost, reservation=number, key=key, event=event)
+        self._reservations.lose_part(number, key)
+
     def _drawn(self, reservation: Reservation, key: str, part: Part | None) -> tuple[Part, Grant]:
         """What was granted under `key` by this process, and noised at least once."""
         grant = self._live.get((reservation.id, key))
@@ -109,5 +142,5 @@ class Settling:
     def _forget_settled(self) -> None:
         for number, key in list(self._live):
             part = self._reservations.parts(number).get(key)
-            if part is None or part.artefact_sha256 is not None:
+            if part is None or not part.open:
                 del self._live[number, key]

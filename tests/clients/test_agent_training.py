@@ -6,12 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests_clients import WINDOW, Gateway
+from tests_clients import WINDOW, Gateway, ToyTrainer
 
 from fedge.config import TrainingSettings
-from fedge.errors import ParticipationRefusedError
+from fedge.errors import ParticipationRefusedError, StateError, UpdateInvalidError
 from fedge.identity import Envelope
 from fedge.learning.planning import plan_training
+from fedge.privacy.entries import Lost, read_entry
+from fedge.privacy.grants import Grant
+from fedge.privacy.ledger import Ledger
 from fedge.privacy.rdp import cap_nano
 from fedge.records import (
     AdapterUpdate,
@@ -108,6 +111,84 @@ def test_a_round_asked_again_gets_the_stored_answer(make_gateway: MakeGateway) -
     assert first == again == restarted
     assert sum(trainer.asked for trainer in gateway.trainers) == 1
     agent.ledger.check_chain()
+
+
+def test_a_round_whose_trainer_died_is_lost_and_never_drawn_again(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its charge stands, the ledger notes the gap, and the other parts of the run go on."""
+    gateway = trained_gateway(make_gateway)
+    spec, drawn = spec_for(gateway), ToyTrainer.round
+
+    def die(trainer: ToyTrainer, vector: np.ndarray, grant: Grant) -> np.ndarray:
+        drawn(trainer, vector, grant)
+        raise UpdateInvalidError("the trainer is gone")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ToyTrainer, "round", die)
+        with pytest.raises(UpdateInvalidError):
+            ask(gateway, spec)
+    assert gateway.agent is not None
+    charged = gateway.agent.ledger.spendings()
+    for _ in range(2):
+        with pytest.raises(ParticipationRefusedError, match="draw-lost"):
+            ask(gateway, spec)
+        agent = gateway.start()
+    update, counts = ask(gateway, spec, number=1), ask(gateway, spec, "evaluate")
+
+    assert AdapterUpdate.from_bytes(update.payload).round == 1
+    assert PairedDifference.from_bytes(counts.payload).run_id == spec.run_id
+    assert gaps(agent.ledger) == ["run-1/train/0"]
+    assert agent.ledger.spendings() == charged
+    agent.ledger.check_chain()
+
+
+def test_a_round_that_an_agent_died_in_is_lost(make_gateway: MakeGateway) -> None:
+    """Handed to a trainer and not settled: whether it was noised, the next agent cannot know."""
+    gateway = trained_gateway(make_gateway)
+    spec = spec_for(gateway)
+    ask(gateway, spec, number=0)
+    assert gateway.agent is not None
+    ledger = gateway.agent.ledger
+    blocks = tuple(s.block for s in ledger.spendings())
+    reserved = ledger.reserve_run("run-1", blocks, spec.plan.events)
+    ledger.grant(reserved, "run-1/train/1", spec.plan.round_event)
+
+    agent = gateway.start()
+
+    with pytest.raises(ParticipationRefusedError, match="draw-lost"):
+        ask(gateway, spec, number=1)
+    assert gaps(agent.ledger) == ["run-1/train/1"]
+    agent.ledger.check_chain()
+
+
+def test_a_disk_that_refuses_once_costs_no_round(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was noised is held, and the very same bytes are stored when it can be."""
+    gateway = trained_gateway(make_gateway)
+    spec = spec_for(gateway)
+    assert gateway.agent is not None
+    with monkeypatch.context() as full_disk:
+
+        def refuse(*_: object, **__: object) -> bytes:
+            raise StateError("no space left")
+
+        full_disk.setattr(gateway.agent.spool, "put", refuse)
+        for _ in range(2):
+            with pytest.raises(StateError, match="no space"):
+                ask(gateway, spec)
+    ask(gateway, spec)
+
+    assert sum(trainer.asked for trainer in gateway.trainers) == 1
+    assert gaps(gateway.agent.ledger) == []
+    gateway.agent.ledger.check_chain()
+
+
+def gaps(ledger: Ledger) -> list[str]:
+    """Parts whose draw the ledger notes as lost."""
+    entries = [read_entry(data) for data in ledger.entries()]
+    return [entry.key for entry in entries if isinstance(entry, Lost)]
 
 
 def test_a_spent_block_refuses_the_next_run(make_gateway: MakeGateway) -> None:

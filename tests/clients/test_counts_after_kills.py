@@ -1,4 +1,7 @@
-"""kill -9 of worker, agent or both, at any moment: ring and journal give the same counts."""
+"""kill -9 of worker, agent or both, at any moment: ring and journal give the same counts.
+
+What was being noised at a kill is a gap that the ledger tells; all else arrives.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from fakes.exact_noise import ExactNoise
 from tests_clients import ALL_PURPOSES, TASK, WINDOW, Gateway, push_all
 
 from fedge.identity import Envelope
+from fedge.privacy.entries import Lost, WindowReserved, read_entry
+from fedge.privacy.ledger import FEATURES, LABELS
 from fedge.profiles.counts import count_window, join
 from fedge.profiles.streams import stream_values
 from fedge.profiles.wire import decode_report
@@ -83,7 +88,7 @@ def killed(child: int) -> None:
 
 @pytest.mark.parametrize("window_s", [0.0, 0.05])
 def test_every_row_is_counted_once(make_gateway: Callable[..., Gateway], window_s: float) -> None:
-    """Each window's exact counts are those of its slots' rows; every row is kept once."""
+    """A window's exact counts are those of its slots' rows, told gaps apart; all rows are kept."""
     gateway = make_gateway(noise=ExactNoise(), window_s=window_s, block_windows=10, label_rho=0.005)
     gateway.close()
     moments = random.Random(7)
@@ -104,23 +109,29 @@ def test_every_row_is_counted_once(make_gateway: Callable[..., Gateway], window_
     while last.watch_once():
         pass
     push_all(last)
-    found = reports(gateway)
-    assert [r.window for r in found] == list(range(last.watcher.windows))
-    assert found[0].first_slot == 0 and found[-1].first_slot + found[-1].slots >= ROWS - WINDOW
-    assert all(a.first_slot + a.slots == b.first_slot for a, b in pairwise(found))
+    found, gaps = reports(gateway), lost(gateway)
+    windows = {r.window for r in found}
+    assert sorted([*windows, *gaps[FEATURES]]) == list(range(last.watcher.windows))
+    assert last.watcher.withheld == len(gaps[FEATURES]) <= KILLS
+    assert found[-1].first_slot + found[-1].slots >= ROWS - 2 * WINDOW
+    neighbours = [(a, b) for a, b in pairwise(found) if b.window == a.window + 1]
+    assert all(a.first_slot + a.slots == b.first_slot for a, b in neighbours)
     assert all(r.dropped == 0 and r.slots <= WINDOW for r in found)
     for report in found:
         assert exact(report) == recounted(gateway, report).tolist()
-    covered = found[-1].first_slot + found[-1].slots
     told = pairs(gateway)
-    assert [pair.window for pair in told] == list(range(last.watcher.windows - WATERMARK))
+    assert len(gaps[LABELS]) <= KILLS
+    # A window without a report has no pair either.
+    due = set(range(last.watcher.windows - WATERMARK)) - set(gaps[FEATURES])
+    assert sorted([*(pair.window for pair in told), *gaps[LABELS]]) == sorted(due)
     for pair in told:
         right, wrong = labelled(gateway, pair.window)
         assert pair.right <= right and pair.wrong <= wrong
         # By time windows also close while a worker is kept from telling its label.
         assert window_s or (pair.right, pair.wrong) == (right, wrong)
     assert sum(pair.right + pair.wrong for pair in told) > ROWS / 4
-    assert kept(gateway) == list(range(covered))
+    slots = kept(gateway)
+    assert slots == list(range(len(slots))) and len(slots) >= ROWS - WINDOW
     last.ledger.check_chain()
 
 
@@ -134,6 +145,18 @@ def pairs(gateway: Gateway) -> list[LabelReport]:
     envelopes = [Envelope.from_bytes(data) for data in gateway.centre.taken]
     found = [LabelReport.from_bytes(e.payload) for e in envelopes if e.header.kind == "labels"]
     return sorted(found, key=lambda pair: pair.window)
+
+
+def lost(gateway: Gateway) -> dict[str, list[int]]:
+    """Windows whose draw the ledger notes as lost, by purpose."""
+    assert gateway.agent is not None
+    entries = [read_entry(data) for data in gateway.agent.ledger.entries()]
+    window = {e.reservation: e.window for e in entries if isinstance(e, WindowReserved)}
+    gaps = [e for e in entries if isinstance(e, Lost)]
+    return {
+        purpose: [window[gap.reservation] for gap in gaps if gap.key == purpose]
+        for purpose in (FEATURES, LABELS)
+    }
 
 
 def labelled(gateway: Gateway, window: int) -> tuple[int, int]:

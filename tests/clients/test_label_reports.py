@@ -14,8 +14,8 @@ from tests_clients import ALL_PURPOSES, WINDOW, Gateway
 
 from fedge.errors import StateError
 from fedge.identity import Envelope
-from fedge.privacy.entries import Settled, WindowReserved, read_entry
-from fedge.privacy.ledger import LABELS
+from fedge.privacy.entries import Lost, Settled, WindowReserved, read_entry
+from fedge.privacy.ledger import FEATURES, LABELS
 from fedge.records import LabelReport, sha256_hex
 from fedge.records.purposes import INFERENCE, MONITORING, TRAINING
 from fedge.serving.marks import NOBODY, Marks
@@ -255,8 +255,10 @@ POINTS = ("charged", "noised", "inside the release", "final")
 
 
 @pytest.mark.parametrize("point", POINTS)
-def test_a_kill_leaves_one_charge_and_one_pair(make_gateway: MakeGateway, point: str) -> None:
-    """Killed anywhere around the release: the next agent sends one pair under one charge."""
+def test_a_kill_leaves_one_charge_and_at_most_one_pair(
+    make_gateway: MakeGateway, point: str
+) -> None:
+    """Killed around the release: the next agent sends one pair, or notes it as lost: one charge."""
     gateway = exact(make_gateway)
     serve(gateway)
     gateway.label([0, 1, 2], 0)
@@ -271,7 +273,15 @@ def test_a_kill_leaves_one_charge_and_one_pair(make_gateway: MakeGateway, point:
     drain(gateway)
 
     assert planned(gateway).count((0, LABELS)) == 1
-    assert pairs(gateway) == {0: (0, 3)}
+    gone = point in ("noised", "inside the release")
+    assert pairs(gateway) == ({} if gone else {0: (0, 3)})
+    entries = [read_entry(data) for data in agent.ledger.entries()]
+    # The report of the window that was closing was noised with it.
+    gaps = {entry.key for entry in entries if isinstance(entry, Lost)}
+    assert gaps == {"noised": {FEATURES, LABELS}, "inside the release": {FEATURES, LABELS}}.get(
+        point, {FEATURES} if point == "charged" else set()
+    )
+    assert agent.watcher.withheld == int(FEATURES in gaps)
     agent.ledger.check_chain()
 
 

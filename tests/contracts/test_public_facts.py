@@ -145,6 +145,12 @@ WHY_PUBLIC: dict[str, dict[str, str]] = {
         "artefact_sha256": "a hash of bytes that were noised and charged",
         "noise": "where its randomness comes from",
     },
+    "Lost": {
+        **ENTRY,
+        "reservation": "counts reservations",
+        "key": "names a part of the plan",
+        "event": "the planned noise; that a process ended before it was stored is a crash's time",
+    },
     "Excluded": {
         **ENTRY,
         "block": "numbered by slots or by the clock",
@@ -213,7 +219,7 @@ def test_the_list_knows_every_kind_of_entry() -> None:
     """A ledger writes these and no others."""
     assert {kind.__name__ for kind in ENTRY_TYPES} == {
         *("Created", "Adopted", "Opened", "WindowReserved", "RunReserved", "Settled"),
-        *("Excluded", "Erased", "Recovered"),
+        *("Lost", "Excluded", "Erased", "Recovered"),
     }
 
 

@@ -18,7 +18,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +126,8 @@ class Outcome:
         kept: slots, inputs and predictions of each stored window.
         labels: by slot. charges: of each block.
         contributions: block, window, the subject's name in the block, records that count.
-        given_up: windows withheld, records lost, envelopes dropped, damaged or refused.
+        given_up: windows withheld beside gaps, records lost, envelopes dropped, damaged or refused.
+        gaps: windows whose draw was lost, as the ledger notes.
     """
 
     windows: tuple[Any, ...]
@@ -135,6 +136,12 @@ class Outcome:
     charges: tuple[Any, ...]
     contributions: tuple[Any, ...]
     given_up: tuple[int, ...]
+    gaps: tuple[int, ...] = ()
+
+    def with_gaps(self, gaps: tuple[int, ...]) -> Outcome:
+        """The same, had the draws of these windows been lost."""
+        windows = tuple(row for row in self.windows if row[0] not in gaps)
+        return replace(self, windows=windows, gaps=gaps)
 
 
 def template(folder: Path) -> GatewaySettings:
@@ -304,8 +311,9 @@ class FaultyGateway:
         return self.told(WINDOWS) and len(self.labels()) >= labels
 
     def told(self, windows: int) -> bool:
-        """The centre knows so many windows, and every entry of the ledger."""
-        if self.reported() < windows:
+        """The centre knows so many windows or that they are gaps, and every entry of the ledger."""
+        ((withheld,),) = self.rows("SELECT withheld FROM watch") or [(0,)]
+        if self.reported() + withheld < windows:
             return False
         ((waiting,),) = self.rows("SELECT COUNT(*) FROM spool WHERE state = 'waiting'")
         ((next_entry,),) = self.rows("SELECT next_seq FROM audit_trail")
@@ -335,6 +343,8 @@ class FaultyGateway:
         by_seq = self._by_seq()
         reports = [e for e in by_seq.values() if e.header.kind == "report"]
         self._check_charged(entries, [sha256_hex(e.payload) for e in reports])
+        window = {e["reservation"]: e["window"] for e in entries if e["kind"] == "window"}
+        gaps = tuple(window[e["reservation"]] for e in entries if e["kind"] == "lost")
         batches = [
             AuditBatch.from_bytes(e.payload) for e in by_seq.values() if e.header.kind == "audit"
         ]
@@ -360,7 +370,7 @@ class FaultyGateway:
             given_up=tuple(
                 int(count)
                 for query in (
-                    "SELECT withheld FROM watch",
+                    f"SELECT withheld - {len(gaps)} FROM watch",
                     "SELECT lost FROM watch_lost",
                     "SELECT COUNT(*) FROM spool WHERE state <> 'waiting'",
                     "SELECT COALESCE(SUM(value), 0) FROM spool_counters"
@@ -368,6 +378,7 @@ class FaultyGateway:
                 )
                 for (count,) in state.rows(query)
             ),
+            gaps=gaps,
         )
 
     def _by_seq(self) -> dict[int, Envelope]:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from fakes.faults_disk import Fault, FaultyDisk, How, calls, compiled, compiler
 
-from fedge.errors import ReservationError
+from fedge.errors import DrawLostError, ReservationError
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import read_policy, write_policy
 from fedge.privacy.rdp import event_nano
@@ -69,20 +69,20 @@ def killed_at(folder: Path, policy: PrivacyPolicy, point: str) -> tuple[StateFil
 
 
 @pytest.mark.parametrize(
-    ("point", "charged", "settled"),
+    ("point", "charged", "end"),
     [
-        ("inside reserve", False, False),
-        ("reserved", True, False),
-        ("granted", True, False),
-        ("noised", True, False),
-        ("inside settle", True, False),
-        ("settled", True, True),
+        ("inside reserve", False, None),
+        ("reserved", True, None),
+        ("granted", True, "lost"),
+        ("noised", True, "lost"),
+        ("inside settle", True, "lost"),
+        ("settled", True, "settled"),
     ],
 )
 def test_a_kill_leaves_the_charge_standing(
-    tmp_path: Path, policy: PrivacyPolicy, point: str, charged: bool, settled: bool
+    tmp_path: Path, policy: PrivacyPolicy, point: str, charged: bool, end: str | None
 ) -> None:
-    """Killed between reserve and settle: charged, not released, and the retry costs nothing."""
+    """Killed between reserve and settle: charged, not released, and no noise is drawn twice."""
     state, ledger = killed_at(tmp_path, policy, point)
     price = event_nano(EVENT, policy.alpha)
     try:
@@ -91,18 +91,22 @@ def test_a_kill_leaves_the_charge_standing(
 
         reservation = ledger.reserve_run("run", [0], [EVENT])
         assert ledger.spending(0).training_nano == price
-        assert ledger.settled(reservation, "train/0") == (BYTES if settled else None)
+        assert ledger.settled(reservation, "train/0") == (BYTES if end == "settled" else None)
         outbox = state.rows("SELECT name FROM sqlite_master WHERE name = 'outbox'")
-        assert len(outbox) == (1 if settled else 0)
+        assert len(outbox) == (1 if end == "settled" else 0)
+        assert replay(ledger.entries()).lost == ({(0, "train/0")} if end == "lost" else set())
 
-        if settled:
-            with pytest.raises(ReservationError):
+        if end is not None:
+            with pytest.raises(DrawLostError if end == "lost" else ReservationError):
                 ledger.grant(reservation, "train/0", EVENT)
-            return
-        with pytest.raises(ReservationError):
+            with pytest.raises(ReservationError):  # nor under another name
+                ledger.grant(reservation, "train/1", EVENT)
+        if end != "settled":
+            with pytest.raises(ReservationError):
+                ledger.settle(reservation, "train/0", BYTES, "os")
+        if end is None:
+            ledger.grant(reservation, "train/0", EVENT).take(1, 1000, 3)
             ledger.settle(reservation, "train/0", BYTES, "os")
-        ledger.grant(reservation, "train/0", EVENT).take(1, 1000, 3)
-        ledger.settle(reservation, "train/0", BYTES, "os")
         assert ledger.spending(0).training_nano == price
         ledger.check_chain()
     finally:
@@ -133,6 +137,7 @@ def test_a_second_owner_is_kept_out(tmp_path: Path) -> None:
 WRITER = """
 import sys
 from pathlib import Path
+from fedge.errors import DrawLostError
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import read_policy
 from fedge.records import DiscreteGaussianEvent, sha256_hex
@@ -147,7 +152,10 @@ ledger.open_block(0)
 for run in ("a", "b", "c"):
     reservation = ledger.reserve_run(run, [0], [event])
     if ledger.settled(reservation, "train/0") is None:
-        ledger.grant(reservation, "train/0", event).take(1, 1000, 3)
+        try:
+            ledger.grant(reservation, "train/0", event).take(1, 1000, 3)
+        except DrawLostError:
+            continue
         with state.transaction() as db:
             db.execute("INSERT INTO outbox VALUES (?)", (run,))
             ledger.settle(reservation, "train/0", sha256_hex(run.encode()), "os")
@@ -180,8 +188,8 @@ class TestDisk:
             timeout=60,
         ).returncode
 
-    def check(self, folder: Path, policy: PrivacyPolicy) -> set[str]:
-        """Charged is at least released, and the chain holds; answers what was released."""
+    def check(self, folder: Path, policy: PrivacyPolicy) -> tuple[set[str], int]:
+        """Charged is at least released, and the chain holds; what was released, how much lost."""
         state = StateFile(folder / "state" / "state.sqlite")
         try:
             ledger = Ledger(state, policy, clock=lambda: 6.0)
@@ -190,9 +198,10 @@ class TestDisk:
             sent = {run for (run,) in state.rows("SELECT run FROM outbox")} if known else set()
             charged = sum(spending.training_nano for spending in ledger.spendings())
             assert charged >= len(sent) * event_nano(EVENT, policy.alpha)
-            settled = replay(ledger.entries()).settled.values()
-            assert set(settled) == {sha256_hex(run.encode()) for run in sent}
-            return sent
+            totals = replay(ledger.entries())
+            assert set(totals.settled.values()) == {sha256_hex(run.encode()) for run in sent}
+            assert not totals.lost & totals.settled.keys()
+            return sent, len(totals.lost)
         finally:
             state.close()
 
@@ -213,7 +222,9 @@ class TestDisk:
             self.check(folder, policy)
         assert self.write(disk, folder, Fault()) == 0
 
-        assert self.check(folder, policy) == {"a", "b", "c"}
+        sent, lost = self.check(folder, policy)
+        assert sent <= {"a", "b", "c"}
+        assert len(sent) + lost == 3
         state = StateFile(folder / "state" / "state.sqlite")
         try:
             charged = Ledger(state, policy, clock=lambda: 7.0).spending(0).training_nano

@@ -14,6 +14,7 @@ from fedge.privacy.entries import (
     Entry,
     Erased,
     Excluded,
+    Lost,
     Opened,
     Recovered,
     RunReserved,
@@ -104,6 +105,10 @@ def settled(
     }
 
 
+def lost(reservation: int, key: str = "k", event: PrivacyEvent = SMALL) -> Step:
+    return Lost, {"reservation": reservation, "key": key, "event": event}
+
+
 def excluded(block: int = 0, what: str = "escalation") -> Step:
     return Excluded, {"block": block, "what": what}
 
@@ -131,6 +136,8 @@ def test_a_right_chain_adds_up(policy: PrivacyPolicy) -> None:
     totals = replay(chain)
 
     nano = event_nano(SMALL, policy.alpha)
+    gap = replay(begun(policy, window(3, 0), run(1), lost(1)))
+    assert (gap.training_nano, gap.settled, gap.lost) == ({0: nano}, {}, {(1, "k")})
     assert (totals.training_nano, totals.window_nano) == ({0: nano}, {3: nano})
     assert totals.settled == {(1, "k"): BYTES}
     assert totals.policies == {0: policy}
@@ -150,6 +157,12 @@ def test_a_right_chain_adds_up(policy: PrivacyPolicy) -> None:
         [run(0, SMALL.model_copy(update={"count": 2})), settled(0), settled(0)],
         [run(0), settled(0), settled(0, "second")],
         [run(0), settled(0, event=HUGE)],
+        [lost(0)],
+        [run(0), lost(0), settled(0)],
+        [run(0), lost(0), settled(0, "second")],
+        [run(0), settled(0), lost(0)],
+        [run(0, SMALL.model_copy(update={"count": 2})), lost(0), lost(0)],
+        [run(0), lost(0, event=HUGE)],
         [run(0), settled(0, noise="seeded")],
         [BEGIN],
         [excluded(), excluded()],
@@ -180,6 +193,12 @@ def test_a_right_chain_adds_up(policy: PrivacyPolicy) -> None:
         "settled-twice",
         "settled-more",
         "settled-other",
+        "lost-unreserved",
+        "settled-what-was-lost",
+        "settled-in-place-of-what-was-lost",
+        "lost-what-was-settled",
+        "lost-twice",
+        "lost-other",
         "seeded-noise",
         "begins-again",
         "excluded-twice",

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 
 from fedge.errors import (
     BudgetExhaustedError,
+    DrawLostError,
     NonFiniteValueError,
     ReservationError,
     SettingError,
     StateError,
     UnknownEventError,
 )
-from fedge.privacy.entries import ErasureReason
+from fedge.privacy.entries import ErasureReason, Lost, read_entry
 from fedge.privacy.ledger import Ledger, Reservation
 from fedge.privacy.policy import new_policy
 from fedge.privacy.rdp import cap_nano, event_nano, telemetry_nano
@@ -42,6 +43,11 @@ def noised(
     """Grant a part and draw its first noise."""
     grant = ledger.grant(reservation, key, event)
     grant.take(event.sensitivity2, event.sigma2, event.dimension)
+
+
+def gaps(ledger: Ledger) -> list[Lost]:
+    """What the ledger says was lost."""
+    return [entry for entry in map(read_entry, ledger.entries()) if isinstance(entry, Lost)]
 
 
 class TestBlocks:
@@ -340,7 +346,7 @@ class TestGrants:
             with pytest.raises(ReservationError):
                 ledger.grant(invented, "k", invented.events[0])
 
-    def test_a_key_is_granted_again_until_it_is_settled(self, ledger: Ledger) -> None:
+    def test_a_key_is_granted_again_until_noise_is_drawn(self, ledger: Ledger) -> None:
         """The earlier grant is void; after settlement the stored bytes are all there is."""
         reservation = ledger.reserve_run("run", [0], [cheap()])
         first = ledger.grant(reservation, "k", cheap())
@@ -353,6 +359,51 @@ class TestGrants:
         ledger.settle(reservation, "k", BYTES, "os")
         with pytest.raises(ReservationError):
             ledger.grant(reservation, "k", cheap())
+
+    @pytest.mark.parametrize("drawn", ["here", "in another process"])
+    def test_a_lost_draw_is_a_gap_and_never_drawn_again(self, ledger: Ledger, drawn: str) -> None:
+        """Noised and asked for again: an entry says so once, and the charge stands."""
+        reservation = ledger.reserve_run("run", [0], [cheap(2), cheap()])
+        charged = ledger.spending(0).training_nano
+        grant = ledger.grant(reservation, "k", cheap(2))
+        if drawn == "here":
+            grant.take(1, 10_000, 2)
+        else:
+            grant.to_bytes()
+
+        for _ in range(3):
+            with pytest.raises(DrawLostError, match="'k'"):
+                ledger.grant(reservation, "k", cheap(2))
+
+        with pytest.raises(ReservationError):  # what was left of it is void
+            grant.take(1, 10_000, 2)
+        with pytest.raises(DrawLostError):
+            ledger.settle(reservation, "k", BYTES, "os")
+        with pytest.raises(ReservationError):  # its part of the reservation stays taken
+            ledger.grant(reservation, "other", cheap(2))
+        assert [entry.key for entry in gaps(ledger)] == ["k"]
+        assert ledger.spending(0).training_nano == charged
+        ledger.grant(reservation, "evaluate", cheap()).take(1, 10_000, 2)
+        ledger.settle(reservation, "evaluate", BYTES, "os")
+        ledger.check_chain()
+
+    def test_what_a_process_left_open_is_a_gap_at_the_next_start(
+        self, state: StateFile, ledger: Ledger, policy: PrivacyPolicy
+    ) -> None:
+        """Granted and not settled: nobody knows whether it was noised. All else is no gap."""
+        reservation = ledger.reserve_run("run", [0], [cheap(3)])
+        noised(ledger, reservation, "settled", cheap())
+        ledger.settle(reservation, "settled", BYTES, "os")
+        ledger.grant(reservation, "granted", cheap())
+
+        for _ in range(2):
+            again = Ledger(state, policy, clock=lambda: 2000.0)
+
+        assert [entry.key for entry in gaps(again)] == ["granted"]
+        with pytest.raises(DrawLostError):
+            again.grant(reservation, "granted", cheap())
+        again.grant(reservation, "unasked", cheap())
+        again.check_chain()
 
     def test_settling_ends_the_grant(self, ledger: Ledger) -> None:
         """What was not drawn by then is never drawn."""
@@ -385,7 +436,7 @@ class TestGrants:
 
 class TestSettling:
     def test_it_joins_the_callers_transaction(self, state: StateFile, ledger: Ledger) -> None:
-        """If the bytes could not be stored they were not settled either, and it can be redone."""
+        """If the bytes could not be stored they were not settled either, and it is tried again."""
         reservation = ledger.reserve_run("run", [0], [cheap()])
         noised(ledger, reservation, "k", cheap())
         entries = ledger.entries()
@@ -399,10 +450,9 @@ class TestSettling:
 
         assert ledger.settled(reservation, "k") is None
         assert ledger.entries() == entries
-        noised(ledger, reservation, "k", cheap())
         with state.transaction():
-            ledger.settle(reservation, "k", OTHER_BYTES, "os")
-        assert ledger.settled(reservation, "k") == OTHER_BYTES
+            ledger.settle(reservation, "k", BYTES, "os")
+        assert ledger.settled(reservation, "k") == BYTES
         ledger.check_chain()
 
     def test_settling_twice_is_settling_once(self, ledger: Ledger) -> None:

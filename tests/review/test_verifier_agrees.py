@@ -182,6 +182,32 @@ def test_a_recovered_ledger_is_accepted_and_has_nothing_left(tmp_path: Path) -> 
     assert (new.block, new.recovered) == (3, False) and new.remaining_nano > 0
 
 
+def test_a_lost_draw_is_accepted_and_stays_charged(tmp_path: Path) -> None:
+    """The finding says how many; the block's spending is as if it had been released."""
+    folders = [tmp_path / name for name in ("lost", "kept")]
+    for folder in folders:
+        folder.mkdir()
+    one, other = (site(folder, OWN) for folder in folders)
+    for each in (one, other):
+        each.window(0, 0)
+    reserved = one.ledger.reserve_window(1, 0, [FEATURES_EVENT])
+    one.ledger.grant(reserved, "window/1", FEATURES_EVENT).to_bytes()
+    one.adopt(one.policy)  # the next start
+    one.window(2, 0)
+    other.window(1, 0)
+    other.window(2, 0)
+    for each in (one, other):
+        each.mark()
+
+    verdict, complete = verdict_of(one), verdict_of(other)
+
+    assert verdict.deviations == () and verdict.proven
+    assert {f.kind for f in verdict.findings} - {f.kind for f in complete.findings} == {"lost-draw"}
+    assert verdict.facts is not None and complete.facts is not None
+    spent, full = (v.facts.gateways[0].blocks[0].spent_nano for v in (verdict, complete))
+    assert spent == full
+
+
 def test_a_ledger_of_the_first_version_goes_on(tmp_path: Path) -> None:
     """It says of no entry whose it is and adopts no policy; what follows is of the second one."""
     one = site(tmp_path, OWN)

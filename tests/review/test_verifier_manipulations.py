@@ -188,6 +188,13 @@ def settled_after_recovery(entries: list[Entry]) -> None:
     entries.append(last)
 
 
+def lost(entries: list[Entry], before: bool, **fields: Any) -> None:
+    """The first settlement is called lost, before it is settled or after."""
+    place = next(n for n, one in enumerate(entries) if one["kind"] == "settled")
+    gap = {k: v for k, v in entries[place].items() if k not in ("artefact_sha256", "noise")}
+    entries.insert(place + (not before), json.loads(json.dumps(gap | {"kind": "lost"} | fields)))
+
+
 def opened_after_recovery(entries: list[Entry]) -> None:
     recovered(entries, through_block=7)
     copied("opened", 1, block=5)(entries)
@@ -262,6 +269,15 @@ NEVER: dict[str, tuple[Callable[[list[Entry]], None], str, str]] = {
         "window",
     ),
     "a window reserved twice": (copied("window", -1, reservation=99), "reserved-twice", "window"),
+    "a lost draw that is drawn again": (lambda e: lost(e, True), "lost", "settled"),
+    "a lost draw under another name": (lambda e: lost(e, True, key="x"), "unreserved", "settled"),
+    "a release called lost": (lambda e: lost(e, False), "settled-twice", "lost"),
+    "a loss that was not reserved": (
+        lambda e: lost(e, True, reservation=77),
+        "unreserved",
+        "lost",
+    ),
+    "a loss that gives back": (lambda e: lost(e, True, refund_nano=1), "form", "lost"),
     "spending after a recovery": (spent_after_recovery, "recovered", "window"),
     "settling after a recovery": (settled_after_recovery, "recovered", "settled"),
     "opening after a recovery": (opened_after_recovery, "recovered", "opened"),

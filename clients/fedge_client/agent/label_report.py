@@ -41,7 +41,7 @@ they came with."""
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """A window that is at its watermark; None was noised where the ledger refused."""
+    """A window that is at its watermark; None is noised if the ledger refused, or it was lost."""
 
     window: int
     noised: tuple[bytes, Reservation] | None
@@ -115,7 +115,7 @@ class LabelReporter:
     def prepare(self, window: int) -> list[Due]:
         """Charge and noise what is due when `window` becomes final, the oldest first.
 
-        Asked again for what was not released, it charges nothing more.
+        Asked again for what was not released, it charges nothing more, and loses what was noised.
 
         Raises:
             StateError: the disk refused.
@@ -166,7 +166,7 @@ class LabelReporter:
             sigma2=event.sigma2,
             grant=grant,
         )
-        # What a record can hold: to fail after the draw would invite a second one.
+        # What a record can hold: to fail after the draw would lose it.
         right, wrong = np.clip(noised, -LARGEST_COUNT, LARGEST_COUNT).tolist()
         report = LabelReport(
             task=planned.task,

@@ -19,7 +19,9 @@ import numpy.typing as npt
 
 from fedge.data.blocks import BlockStore, LabelledRecords
 from fedge.errors import (
+    BudgetError,
     BudgetExhaustedError,
+    DrawLostError,
     FedgeError,
     ParticipationRefusedError,
     QuotaExceededError,
@@ -39,6 +41,7 @@ from fedge.records import (
     sha256_hex,
 )
 from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.held import Held
 from fedge_client.agent.spool import Spool
 from fedge_client.agent.standing import NOT_IN_STEP
 
@@ -115,6 +118,7 @@ class TrainingDesk:
         self._start_trainer = start_trainer
         self._run_id = ""
         self._trainer: Trainer | None = None
+        self._payload: Held[tuple[EnvelopeKind, bytes]] = Held()
         self._reading: tuple[int, ...] = ()
         self._endings = 0
 
@@ -128,7 +132,8 @@ class TrainingDesk:
 
         Raises:
             ParticipationRefusedError: this gateway does not take part; `reason` is public.
-            FedgeError: it wanted to and failed; asking again under the same run id is safe.
+            FedgeError: it wanted to and failed. Asking again under the same run id is safe; where
+                noise was drawn by then, it is lost, and this answer is refused.
         """
         spec = request.spec
         key = f"{spec.run_id}/{request.phase}/{request.round}"
@@ -149,26 +154,24 @@ class TrainingDesk:
         if not self._secured():
             # Of two gateways that go on from one state, one is stopped here.
             raise ParticipationRefusedError(NOT_IN_STEP)
-        vector = np.frombuffer(arrays, dtype="<f4").astype(np.float32)
         trainer = self._trainer_for(spec, serving)
-        kind: EnvelopeKind
-        try:
-            if request.phase == "train":
-                kind, payload = "update", self._train(request, vector, trainer, reservation, key)
-            else:
-                kind, payload = "counts", self._evaluate(request, vector, trainer, reservation, key)
-        except (OSError, FedgeError):
-            self.close()
-            raise
-        envelope = self._gate.release(
-            kind,
-            payload,
-            reservation=reservation,
-            key=key,
-            noise_kind=trainer.noise_kind,
-            channel="reply",
-            spool_key=key,
+        kind, payload = self._payload.of(
+            key, lambda: self._noised(request, arrays, trainer, reservation, key)
         )
+        try:
+            envelope = self._gate.release(
+                kind,
+                payload,
+                reservation=reservation,
+                key=key,
+                noise_kind=trainer.noise_kind,
+                channel="reply",
+                spool_key=key,
+            )
+        except BudgetError:  # the ledger does not know of it any more
+            self._payload.forget()
+            raise
+        self._payload.forget()
         if request.phase == "evaluate":
             self.close()
         return envelope
@@ -176,14 +179,35 @@ class TrainingDesk:
     def close(self) -> None:
         """End the present run's trainer, if one lives.
 
-        Also from another thread, because records were erased: the round that is under way fails,
-        and asked again it begins anew with the records that are left.
+        Also from another thread, because records were erased: the round that is under way fails and
+        is lost. The rounds after it read the records that are left.
         """
         self._endings += 1
         trainer, self._trainer, self._run_id = self._trainer, None, ""
         if trainer is not None:
             trainer.close()
         self._reading = ()
+
+    def _noised(
+        self,
+        request: RoundRequest,
+        arrays: bytes,
+        trainer: Trainer,
+        reservation: Reservation,
+        key: str,
+    ) -> tuple[EnvelopeKind, bytes]:
+        """Train or evaluate: what leaves, once it is settled."""
+        vector = np.frombuffer(arrays, dtype="<f4").astype(np.float32)
+        try:
+            if request.phase == "train":
+                return "update", self._train(request, vector, trainer, reservation, key)
+            return "counts", self._evaluate(request, vector, trainer, reservation, key)
+        except DrawLostError as error:
+            log.warning("run %s: %s", request.spec.run_id, error)
+            raise ParticipationRefusedError("draw-lost") from error
+        except (OSError, FedgeError):
+            self.close()
+            raise
 
     def _check_standing(self, spec: RunSpec) -> None:
         # First: a gateway that is not asked has no reason to give.
@@ -295,7 +319,7 @@ class TrainingDesk:
         grant = self._ledger.grant(reservation, key, plan.evaluation_event)
         return PairedDifference(
             run_id=request.spec.run_id,
-            # What a record can hold: to fail here, after the draw, would invite a second one.
+            # What a record can hold: to fail here, after the draw, would lose it.
             difference=max(-LARGEST_COUNT, min(LARGEST_COUNT, trainer.evaluate(vector, grant))),
             sigma2=plan.evaluation_sigma2,
         ).to_bytes()

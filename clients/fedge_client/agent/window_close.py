@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from fedge.privacy.ledger import FEATURES
+from fedge.errors import BudgetError
+from fedge.privacy.ledger import FEATURES, Reservation
 from fedge.profiles.windows import WindowSpan
 from fedge.serving.ring_file import Records
 from fedge.serving.ring_reader import RingReader
 from fedge.statefile import StateFile
 from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.held import Held
 from fedge_client.agent.label_report import Due, LabelReporter
 from fedge_client.agent.labels import LabelTray
 from fedge_client.agent.releases import InstalledReleases
@@ -62,18 +64,32 @@ class WindowCloser:
         self._state, self._installed, self._gate = state, installed, gate
         self._reporter, self._label_reporter, self._labels = reporter, label_reporter, labels
         self._watch_state, self._clock, self._window_s = watch_state, clock, window_s
+        self._report: Held[tuple[bytes, Reservation] | None] = Held()
+        self._due: Held[list[Due]] = Held()
 
     def close(self, reader: RingReader, cut: Cut, progress: Progress) -> Progress:
         """Make the oldest complete window final; answers the progress with it.
 
-        Nothing is let go of in the ring: that follows, once this is on the disk.
+        Nothing is let go of in the ring: that follows, once this is on the disk. Until then what
+        was noised is held, so that a disk which refuses for a while costs no report.
         """
+        try:
+            progress = self._close(reader, cut, progress)
+        except BudgetError:  # the ledger does not know what is held any more
+            self._forget()
+            raise
+        self._forget()
+        return progress
+
+    def _close(self, reader: RingReader, cut: Cut, progress: Progress) -> Progress:
         span, rows = cut.span, _rows_of(reader, cut)
         closing = self._closing(span, rows)
         installed = self._installed.get(span.release)
         report = None
         if installed is not None:
-            report = self._reporter.report(span, rows, installed, closing)
+            report = self._report.of(
+                span.window, lambda: self._reporter.report(span, rows, installed, closing)
+            )
         withheld = progress.withheld
         if report is None:
             withheld += 1
@@ -106,7 +122,12 @@ class WindowCloser:
             return []
         # Labels of this window itself wait until it is final.
         self._labels.file(before=cut.span.first_slot, until=cut.needed)
-        return self._label_reporter.prepare(cut.span.window)
+        window = cut.span.window
+        return self._due.of(window, lambda: self._label_reporter.prepare(window))
+
+    def _forget(self) -> None:
+        self._report.forget()
+        self._due.forget()
 
     def _closing(self, span: WindowSpan, rows: Records) -> Closing:
         """When the window opened and closed; never in the wrong order, whatever was set back."""

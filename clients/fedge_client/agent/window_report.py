@@ -76,13 +76,13 @@ class WindowReporter:
     def report(
         self, span: WindowSpan, rows: Records, installed: Installed, closing: Closing
     ) -> tuple[bytes, Reservation] | None:
-        """Keep the rows, count, charge and noise; None where the ledger refuses.
+        """Keep the rows, count, charge and noise; None where the ledger refuses, or it was lost.
 
         Args:
             rows: the ring's records of the window's present rows, in slot order.
 
         Raises:
-            StateError: the disk refused. The window can be reported again.
+            StateError: the disk refused, before anything was noised. It can be asked again.
         """
         policy = self._policy_of(span.block)
         purposes = self.purposes(rows)

@@ -124,7 +124,7 @@ class Incident:
     name: str
     entry: int
     at: float
-    kind: Literal["erased", "excluded", "recovered"]
+    kind: Literal["erased", "excluded", "recovered", "lost"]
     what: str
 
 
@@ -188,6 +188,7 @@ class AuditResult:
     Attributes:
         claimed: the bound that was audited. lower: what an attacker was shown to reach at least.
         passed: None where the evidence does not say.
+        release: counter of the release that was audited; None where the code was.
     """
 
     name: str
@@ -196,6 +197,7 @@ class AuditResult:
     claimed: float | None
     lower: float | None
     passed: bool | None
+    release: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,7 @@ from fedge.privacy.entries import (
     Adopted,
     Erased,
     Excluded,
+    Lost,
     Recovered,
     RunReserved,
     Settled,
@@ -96,7 +97,9 @@ def read_ledger(ledger: GatewayLedger, facts: GatewayFacts) -> LedgerPart:
         ),
         policies=tuple(_policy(ledger, e) for e in entries if isinstance(e, Adopted)),
         incidents=tuple(
-            _incident(ledger, e) for e in entries if isinstance(e, Erased | Excluded | Recovered)
+            _incident(ledger, e)
+            for e in entries
+            if isinstance(e, Erased | Excluded | Recovered | Lost)
         ),
         last_run=runs[-1] if runs else None,
         settled=frozenset(e.artefact_sha256 for parts in released.values() for e in parts),
@@ -158,12 +161,17 @@ def _policy(ledger: GatewayLedger, entry: Adopted) -> PolicyChange:
     )
 
 
-def _incident(ledger: GatewayLedger, entry: Erased | Excluded | Recovered) -> Incident:
+def _incident(ledger: GatewayLedger, entry: Erased | Excluded | Recovered | Lost) -> Incident:
     if isinstance(entry, Erased):
         asked = f" ({entry.records} record ids were asked for)" if entry.records else ""
         what = _ERASURES[entry.reason] + asked
     elif isinstance(entry, Excluded):
         what = f"block {entry.block}: {_INCIDENTS[entry.what]}"
+    elif isinstance(entry, Lost):
+        what = (
+            f"what was noised as {entry.key} of reservation {entry.reservation} was lost before it "
+            "was stored, as by a crash: nothing of it left, its charge stands"
+        )
     else:
         what = (
             f"{_RECOVERIES[entry.reason]}: blocks up to {entry.through_block} lost what was left "

@@ -116,7 +116,7 @@ def charge_timeline(
             {"marker": "^", "color": GREEN, "markersize": 8},
         ),
     ]
-    for kind, marker in (("erased", "x"), ("excluded", "s"), ("recovered", "*")):
+    for kind, marker in (("erased", "x"), ("excluded", "s"), ("recovered", "*"), ("lost", "1")):
         found = [(i.at, i.name) for i in incidents if i.kind == kind]
         marks.append((kind, found, {"marker": marker, "color": RED, "markersize": 7}))
     with _style():

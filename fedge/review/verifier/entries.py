@@ -81,6 +81,7 @@ _SETTLED: Shape = {
     "artefact_sha256": hex64,
     "noise": one_of("os", "seeded", "os-float"),
 }
+_LOST: Shape = {"reservation": count, "key": word, "event": is_event}
 _EXCLUDED: Shape = {"block": count, "what": one_of("escalation", "sketches")}
 _ERASED: Shape = {
     "records": count,
@@ -110,6 +111,7 @@ SHAPES: Mapping[tuple[str, int], Shape] = {
         "base_release": nullable(count),
         "base_sha256": nullable(hex64),
     },
+    ("lost", 2): _LOST,
     ("recovered", 2): {
         "through_block": count,
         "witnessed_size": count,

@@ -51,6 +51,7 @@ class Replay:
     window_block: dict[int, int] = field(default_factory=dict)
     runs: dict[str, Reserved] = field(default_factory=dict)
     parts: set[tuple[int, str]] = field(default_factory=set)
+    lost: set[tuple[int, str]] = field(default_factory=set)
     settlements: dict[str, list[Settlement]] = field(default_factory=dict)
     excluded: dict[int, set[str]] = field(default_factory=dict)
     recovered_through: int = -1
@@ -172,23 +173,18 @@ class Replay:
         self.runs[entry["run_id"]] = reserved
 
     def _settle(self, entry: Mapping[str, Any]) -> None:
-        number, key, event = entry["reservation"], entry["key"], entry["event"]
-        if (number, key) in self.parts:
-            raise Fault("settled-twice", f"settles {key!r} a second time")
+        key, event = entry["key"], entry["event"]
         self._check_noise(event, entry["noise"])
-        reserved = self.reservations.get(number)
-        if reserved is None:
-            raise Fault("unreserved", f"settles {key!r}, for which nothing was reserved")
-        release = release_of(event)
-        if reserved.left[release] < event["count"]:
-            raise Fault("unreserved", f"settles more than reservation {number} holds")
+        reserved = self._use(entry, "settles")
         if min(reserved.blocks) <= self.recovered_through:
             raise Fault("recovered", f"settles {key!r} of a block whose budget was lost")
-        reserved.left[release] -= event["count"]
         reserved.released.append((entry["artefact_sha256"], event))
-        self.parts.add((number, key))
         settlement = Settlement(entry["seq"], key, event, reserved)
         self.settlements.setdefault(entry["artefact_sha256"], []).append(settlement)
+
+    def _lose(self, entry: Mapping[str, Any]) -> None:
+        self._use(entry, "loses")
+        self.lost.add((entry["reservation"], entry["key"]))
 
     def _exclude(self, entry: Mapping[str, Any]) -> None:
         block, what = entry["block"], entry["what"]
@@ -220,6 +216,23 @@ class Replay:
         )
 
     # --- parts ----------------------------------------------------------------------------
+
+    def _use(self, entry: Mapping[str, Any], does: str) -> Reserved:
+        """The reservation of which an entry takes up a part, once."""
+        number, key, event = entry["reservation"], entry["key"], entry["event"]
+        if (number, key) in self.lost:
+            raise Fault("lost", f"{does} {key!r}, which was lost before")
+        if (number, key) in self.parts:
+            raise Fault("settled-twice", f"{does} {key!r} a second time")
+        reserved = self.reservations.get(number)
+        if reserved is None:
+            raise Fault("unreserved", f"{does} {key!r}, for which nothing was reserved")
+        release = release_of(event)
+        if reserved.left[release] < event["count"]:
+            raise Fault("unreserved", f"{does} more than reservation {number} holds")
+        reserved.left[release] -= event["count"]
+        self.parts.add((number, key))
+        return reserved
 
     def _account(self, block: int) -> Account:
         if block not in self.accounts:
@@ -273,6 +286,12 @@ class Replay:
                 "to its rounding",
                 unproven=True,
             )
+        if self.lost:
+            self._note(
+                "lost-draw",
+                f"{len(self.lost)} releases were lost before they were stored: nothing of them "
+                "left, their charges stand",
+            )
         for block, account in sorted(self.accounts.items()):
             for quota in account.exceeded_quotas():
                 self._note("quota", f"block {block} took more than its quota for {quota}")
@@ -308,6 +327,7 @@ _RULES: Mapping[str, Callable[[Replay, Mapping[str, Any]], None]] = {
     "window": Replay._reserve_window,
     "run": Replay._reserve_run,
     "settled": Replay._settle,
+    "lost": Replay._lose,
     "excluded": Replay._exclude,
     "erased": Replay._erase,
     "recovered": Replay._recover,
