@@ -36,8 +36,9 @@ from fedge.review.source import (
 
 SIGNED = b"fedge bundle 1\n"
 INDEX, SIGNATURE = "bundle.json", "bundle.sig"
-MAX_BYTES = 2**30
-"""A larger file is not read."""
+MAX_BYTES = 96 * 2**20
+MAX_LINES = 200_000
+"""A larger bundle is neither written nor read: some 110,000 entries with heads and envelopes."""
 
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
 _EVIDENCE = re.compile(r"[a-z0-9][a-z0-9\-]{0,63}")
@@ -58,7 +59,8 @@ def write_bundle(path: Path, source: BundleSource, exporter_identity: Identity, 
     Raises:
         StateError: the disk refused.
         NonFiniteValueError: `at` is not finite.
-        BundleError: an entry holds a line break, or evidence has a name that is no plain word.
+        BundleError: an entry holds a line break, evidence has a name that is no plain word, or it
+            would be too large to be verified.
     """
     data = bundle_bytes(source, exporter_identity, at)
     try:
@@ -80,7 +82,14 @@ def bundle_bytes(source: BundleSource, exporter_identity: Identity, at: float) -
             "signature": exporter_identity.sign(SIGNED + index).hex(),
         }
     )
-    return _zipped({**files, INDEX: index, SIGNATURE: signature})
+    data = _zipped({**files, INDEX: index, SIGNATURE: signature})
+    lines = sum(one.count(b"\n") for name, one in files.items() if name.endswith(".jsonl"))
+    if len(data) > MAX_BYTES or lines > MAX_LINES:
+        raise BundleError(
+            f"the bundle would have {len(data)} bytes and {lines} lines; a verifier reads "
+            f"{MAX_BYTES} and {MAX_LINES}: have gateways export their ledgers one by one"
+        )
+    return data
 
 
 def _index(

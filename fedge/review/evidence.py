@@ -15,6 +15,9 @@ from fedge.review.source import BundleSource
 AUDIT = "audit-"
 """Evidence with a name that begins like this is an audit's."""
 
+CHOICE = "choice-"
+"""Evidence with a name that begins like this is a study that chose an adapter; then its hash."""
+
 CONTACTS = (
     *("controller", "joint_controller", "representative", "data_protection_officer"),
     *("categories_of_data_subjects", "categories_of_personal_data"),
@@ -38,12 +41,18 @@ def with_evidence(
     """
     evidence: dict[str, Mapping[str, Any]] = dict(source.evidence)
     for one in audits:
-        evidence[f"{AUDIT}{one.kind}"] = one.model_dump(mode="json")
+        evidence[_name(one)] = one.model_dump(mode="json")
     if controller:
         evidence["controller"] = controller
     if accuracy:
         evidence["accuracy"] = accuracy
     return replace(source, evidence=evidence)
+
+
+def _name(audit: AuditEvidence) -> str:
+    """One for the code, one for each release."""
+    about = "" if audit.release is None else f"-release-{audit.release}"
+    return f"{AUDIT}{audit.kind}{about}"
 
 
 def read_controller(path: Path | None) -> Mapping[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fakes.honest_bundle import CENTRE, OTHER, OWN
+from fakes.honest_bundle import BEGAN, CENTRE, OTHER, OWN
 
 from fedge.identity import MAGIC, Identity
 from fedge.privacy.heads import sign_head, witness_head
@@ -17,6 +17,7 @@ from fedge.privacy.merkle import leaf_hash, tree_hash
 from fedge.records import SignedHead, canonical, sha256_hex
 
 Entry = dict[str, Any]
+STANDING = "evidence/standing.json"
 _KEYS = {who.fingerprint: who for who in (OWN, OTHER)}
 
 
@@ -102,12 +103,22 @@ class Forger:
         sizes = {min(head["size"], len(entries)) for head in self.read(self.own("heads"))}
         sizes = {len(entries) if size == before else size for size in sizes} | {len(entries)}
         self.sign_heads(sorted(sizes), confirmed=confirmed)
+        if confirmed:
+            self.know(self.identity.fingerprint, entries=len(entries), witnessed=len(entries))
+
+    def know(self, gateway: str, **fields: object) -> None:
+        """Change what the coordinator says that it knows of a ledger, where it says anything."""
+        if STANDING not in self.files:
+            return
+        standing = json.loads(self.files[STANDING])
+        next(one for one in standing["gateways"] if one["gateway"] == gateway).update(fields)
+        self.files[STANDING] = canonical(standing)
 
     def sign_heads(self, sizes: list[int], *, confirmed: bool) -> None:
         lines = self.files[self.own("entries")].splitlines()
         simulated = bool(self.entries[0].get("simulated"))
         heads = [
-            sign_head(self.identity, n, tree_hash(lines[:n]).hex(), float(n), simulated=simulated)
+            sign_head(self.identity, n, tree_hash(lines[:n]).hex(), BEGAN + n, simulated=simulated)
             for n in sizes
         ]
         self.write(self.own("heads"), [json.loads(head.to_bytes()) for head in heads])

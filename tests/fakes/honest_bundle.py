@@ -38,6 +38,10 @@ CENTRE = Identity.from_seed(b"\x0b" * 32)
 STRANGER = Identity.from_seed(b"\x0c" * 32)
 OWN, OTHER = Identity.from_seed(b"\x01" * 32), Identity.from_seed(b"\x02" * 32)
 
+BEGAN = 1_700_000_000.0
+"""When the first entry is written; the rest follows by the second."""
+MADE_AT = BEGAN + 1_000.0
+BASE_SHA256 = "ab" * 32
 BLOCK = BlockLength(kind="windows", value=3)
 FEATURES_EVENT = DiscreteGaussianEvent(sensitivity2=9, sigma2=250, count=1, dimension=12)
 LABELS_EVENT = DiscreteGaussianEvent(sensitivity2=1, sigma2=100, count=1, dimension=2)
@@ -57,7 +61,7 @@ RUN = RunSpec(
     run_id="run-1",
     task="digits",
     base_release=1,
-    base_sha256="ab" * 32,
+    base_sha256=BASE_SHA256,
     plan=PLAN,
     participants=tuple(
         Participant(
@@ -86,7 +90,7 @@ class Site:
     sizes: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._ticks = itertools.count(1_700_000_000)
+        self._ticks = itertools.count(int(BEGAN))
         self._numbers = {"push": itertools.count(), "reply": itertools.count()}
         self.noise = SeededNoise(1) if self.simulated else OsNoise()
         self.adopt(self.policy)
@@ -159,6 +163,21 @@ class Site:
         """The gateway signs a head here, and the coordinator confirms it."""
         self.sizes.append(len(self.ledger.entries()))
 
+    def standing(self) -> dict[str, object]:
+        """What a coordinator says that it knows of this ledger."""
+        entries = len(self.ledger.entries())
+        return {
+            "gateway": self.identity.fingerprint,
+            "name": "a site",
+            "entries": entries,
+            "beyond_gap": 0,
+            "announced": entries,
+            "witnessed": max(self.sizes, default=0),
+            "status_at": MADE_AT,
+            "missing": 0,
+            "lag": "",
+        }
+
     def exported(self) -> GatewayLedger:
         entries = self.ledger.entries()
         heads = [
@@ -166,7 +185,7 @@ class Site:
                 self.identity,
                 size,
                 tree_hash(entries[:size]).hex(),
-                float(size),
+                BEGAN + size,
                 simulated=self.simulated,
             )
             for size in self.sizes
@@ -220,7 +239,7 @@ def source_of(sites: list[Site], replies: list[tuple[list[str], str]]) -> Bundle
             ReleaseFact(
                 counter=1,
                 family="digits",
-                manifest_sha256="ef" * 32,
+                manifest_sha256=BASE_SHA256,
                 run_id="initial",
                 parent=0,
                 privacy={"epsilon": 0.0},
@@ -234,7 +253,7 @@ def source_of(sites: list[Site], replies: list[tuple[list[str], str]]) -> Bundle
                 privacy={"epsilon": 3.0},
             ),
         ),
-        evidence={"standing": {"gateways": []}},
+        evidence={"standing": {"gateways": [one.standing() for one in sites]}},
     )
 
 
@@ -245,5 +264,5 @@ def write_honest(folder: Path, *, simulated: bool = False) -> Path:
     for one in sites:
         one.state.close()
     path = folder / "bundle.zip"
-    write_bundle(path, source, CENTRE, 1_700_001_000.0)
+    write_bundle(path, source, CENTRE, MADE_AT)
     return path

@@ -183,7 +183,14 @@ def played_gateway(
         state.close()
 
 
-def run_spec(number: int, gateways: tuple[int, ...], plan: TrainingPlan | None = None) -> RunSpec:
+def run_spec(
+    number: int,
+    gateways: tuple[int, ...],
+    plan: TrainingPlan | None = None,
+    *,
+    first_window: int = 0,
+    last_window: int = 7,
+) -> RunSpec:
     return RunSpec(
         run_id=f"run-{number}",
         task="digits",
@@ -194,8 +201,8 @@ def run_spec(number: int, gateways: tuple[int, ...], plan: TrainingPlan | None =
             Participant(
                 gateway=gateway_key(g).fingerprint,
                 public_key=gateway_key(g).public_key.hex(),
-                first_window=0,
-                last_window=7,
+                first_window=first_window,
+                last_window=last_window,
             )
             for g in gateways
         ),
@@ -208,7 +215,7 @@ def play_fleet(
 ) -> BundleSource:
     """Three days at each gateway; the first one retrains twice and erases, the others once."""
     everyone = tuple(range(gateways))
-    specs = [run_spec(1, everyone), run_spec(2, (0,))]
+    specs = [run_spec(1, everyone), run_spec(2, (0,), first_window=4)]
     ledgers, replies = [], {spec.run_id: [] for spec in specs}  # type: ignore[var-annotated]
     for number in everyone:
         with played_gateway(folder, number, approved=approved) as one:

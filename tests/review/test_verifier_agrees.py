@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 from fakes.forger import Forger
 from fakes.honest_bundle import (
+    BEGAN,
     CENTRE,
     FEATURES_EVENT,
     LABELS_EVENT,
+    MADE_AT,
     OTHER,
     OWN,
     REVIEWER,
@@ -57,7 +59,7 @@ def source(one: Site, **changes: Any) -> BundleSource:
 
 def verdict_of(one: Site, **changes: Any) -> Verdict:
     path = one.state.path.with_name("bundle.zip")
-    write_bundle(path, source(one, **changes), CENTRE, 1.0)
+    write_bundle(path, source(one, **changes), CENTRE, MADE_AT)
     return verify_bundle(path, **KEYS)
 
 
@@ -77,8 +79,9 @@ sampled = st.builds(
     dimension=st.integers(1, 1000),
 )
 actions = st.one_of(
-    st.tuples(st.just("open"), st.integers(0, 3)),
-    st.tuples(st.just("window"), st.integers(0, 3), st.integers(0, 8), discrete),
+    st.tuples(st.just("open"), st.integers(0, 1)),
+    st.tuples(st.just("window"), st.integers(0, 1), discrete),
+    st.tuples(st.just("labels"), st.integers(0, 8), discrete),
     st.tuples(
         st.just("run"),
         st.sets(st.integers(0, 3), min_size=1),
@@ -89,12 +92,28 @@ actions = st.one_of(
 )
 
 
+def newest(one: Site) -> int:
+    return max((own.block for own in one.ledger.spendings()), default=0)
+
+
+def charged_windows(one: Site) -> list[tuple[int, int, int]]:
+    """Window, block and number of each entry about a window."""
+    entries = map(json.loads, one.ledger.entries())
+    return [(e["window"], e["block"], e["seq"]) for e in entries if e["kind"] == "window"]
+
+
 def attempt(one: Site, action: tuple[Any, ...], number: int) -> None:
     match action:
-        case ("open", block):
+        case ("open", more):
+            one.ledger.open_block(newest(one) + more)
+        case ("window", more, event):  # both numbers only rise, as they do at a gateway
+            block = newest(one) + more
             one.ledger.open_block(block)
-        case ("window", block, window, event):
-            one.ledger.reserve_window(window, block, [event], purpose=f"p{number}")
+            one.ledger.reserve_window(number, block, [event])
+        case ("labels", window, event):
+            known = {w: b for w, b, _ in charged_windows(one)}
+            if window in known:
+                one.ledger.reserve_window(window, known[window], [event], purpose=f"p{number}")
         case ("run", blocks, events):
             purposes = [("training", "evaluation")[n % 2] for n in range(len(events))]
             one.ledger.reserve_run(f"run-{number}", sorted(blocks), events, purposes=purposes)
@@ -165,10 +184,10 @@ def test_a_recovered_ledger_is_accepted_and_has_nothing_left(tmp_path: Path) -> 
     one.window(0, 0)
     one.mark()
     entries = one.ledger.entries()
-    head = sign_head(OWN, len(entries), tree_hash(entries).hex(), 1.0)
+    head = sign_head(OWN, len(entries), tree_hash(entries).hex(), BEGAN)
     (tmp_path / "new").mkdir()
     again = site(tmp_path / "new", OWN)
-    assert again.ledger.recover(entries, witness_head(CENTRE, head, 1.0), 2, "wiped")
+    assert again.ledger.recover(entries, witness_head(CENTRE, head, BEGAN), 2, "wiped")
     again.window(9, 3)
     again.mark()
 
@@ -214,7 +233,7 @@ def test_a_ledger_of_the_first_version_goes_on(tmp_path: Path) -> None:
     one.window(0, 0)
     one.mark()
     path = tmp_path / "bundle.zip"
-    write_bundle(path, source(one), CENTRE, 1.0)
+    write_bundle(path, source(one), CENTRE, MADE_AT)
     forger = Forger(path)
 
     def older(entries: list[dict[str, Any]]) -> None:
@@ -282,7 +301,7 @@ def test_a_quota_that_was_exceeded_is_a_finding(tmp_path: Path) -> None:
     one.window(0, 0)
     one.mark()
     path = tmp_path / "bundle.zip"
-    write_bundle(path, source(one), CENTRE, 1.0)
+    write_bundle(path, source(one), CENTRE, MADE_AT)
     forger = Forger(path)
     policy = policy_of(3.0, quotas=(Quota(purpose="features", share=0.01),))
     approval = approve(policy, REVIEWER, reviewer="R", reason="a quota", at=1.0)
@@ -319,7 +338,7 @@ def test_a_gateway_exports_its_own(tmp_path: Path) -> None:
             gateways=(type(ledger)(**{**_fields(ledger), "witnessed": ()}),),
         ),
         OWN,
-        1.0,
+        MADE_AT,
     )
 
     verdict = verify_bundle(path)

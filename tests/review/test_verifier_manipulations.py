@@ -615,6 +615,10 @@ def release_change(**fields: Any) -> Change:
     return lambda forger: forger.change("releases.jsonl", lambda found: found[-1].update(fields))
 
 
+def releases(change: Callable[[list[Any]], object]) -> Change:
+    return lambda forger: forger.change("releases.jsonl", change)
+
+
 def exchanged(run: Any) -> None:
     run["update_sha256"][0], run["counts_sha256"][0] = (
         run["counts_sha256"][0],
@@ -667,6 +671,25 @@ LINKS: dict[str, tuple[Change, str]] = {
     "a release with another parent": (release_change(parent=7), "run"),
     "a release with another number": (release_change(counter=7), "run"),
     "a first release that cost something": (release_change(parent=0), "run"),
+    "a trained release as a first one": (
+        release_change(parent=0, privacy={"epsilon": 0.0}),
+        "run",
+    ),
+    "a release twice": (releases(lambda found: found.append(found[-1])), "run"),
+    "a first release twice": (releases(lambda found: found.append(found[0])), "run"),
+    "two releases from a run": (
+        releases(lambda found: found.append({**found[-1], "counter": 3})),
+        "run",
+    ),
+    "a release left out": (releases(lambda found: found.pop()), "run"),
+    "all releases left out": (releases(lambda found: found.clear()), "run"),
+    "a first release of other bytes": (
+        releases(lambda found: found[0].update(manifest_sha256="00" * 32)),
+        "run",
+    ),
+    "a released run without adapter": (run_change(lambda r: r.update(adapter_sha256=None)), "run"),
+    "a released run without updates": (run_change(lambda r: r.update(update_sha256=[])), "run"),
+    "a release number without end": (release_change(counter=10**400), "form"),
     "a release without its price": (release_change(privacy={}), "form"),
 }
 
@@ -678,3 +701,34 @@ def test_what_left_is_what_was_charged(honest: Path, tmp_path: Path, name: str) 
     change(forger)
 
     assert first(judged(tmp_path, forger.data()))[0] == kind
+
+
+def test_a_release_that_claims_too_little_leaves_the_bound_unproven(
+    honest: Path, tmp_path: Path
+) -> None:
+    """What its manifest says is what everybody is told."""
+    forger = Forger(honest)
+    release_change(privacy={"epsilon": 0.5})(forger)
+
+    verdict = judged(tmp_path, forger.data())
+
+    assert verdict.accepted and not verdict.proven
+    assert [finding.kind for finding in verdict.findings] == ["release-epsilon"]
+
+
+def test_a_run_that_led_to_nothing_needs_no_result(honest: Path, tmp_path: Path) -> None:
+    """It may be under way, or have been refused."""
+    forger = Forger(honest)
+    run_change(lambda r: r.update(adapter_sha256=None, update_sha256=[], release=None))(forger)
+    releases(lambda found: found.pop())(forger)
+
+    assert judged(tmp_path, forger.data()).proven
+
+
+def test_a_gateway_s_own_export_knows_no_releases(honest: Path, tmp_path: Path) -> None:
+    """What only the coordinator holds is not missed."""
+    forger = Forger(honest)
+    del forger.files["releases.jsonl"]
+    verdict = judged(tmp_path, forger.data(exporter=OWN, made_by="gateway"))
+
+    assert verdict.proven

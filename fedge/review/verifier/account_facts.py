@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedge.review.verifier import prices
+from fedge.review.verifier.accounts import Account
+from fedge.review.verifier.freshness import as_of
 from fedge.review.verifier.heads import Heads
-from fedge.review.verifier.policies import Account
 from fedge.review.verifier.replay import Replay
 from fedge.review.verifier.reserved import Reserved
 from fedge.review.verifier.tree import roots
@@ -15,7 +16,8 @@ from fedge.review.verifier.verdict import BlockFacts, Charge, GatewayFacts
 
 def gateway_facts(about: Mapping[str, str], replay: Replay, heads: Heads) -> GatewayFacts:
     """What is known of one gateway, as far as its ledger could be replayed."""
-    size, approval = len(replay.hashes), replay.approval
+    size, approval = len(replay.hashes), replay.adoptions.approval
+    policy = replay.adoptions.policy
     return GatewayFacts(
         gateway=about["gateway"],
         public_key=about["public_key"],
@@ -25,14 +27,15 @@ def gateway_facts(about: Mapping[str, str], replay: Replay, heads: Heads) -> Gat
         signed_size=heads.signed_size,
         witnessed_size=heads.witnessed_size,
         witnessed_at=heads.witnessed_at,
-        policy=replay.policy.values if replay.policy else None,
+        policy=policy.values if policy else None,
         reviewer=approval["reviewer"] if approval else None,
         reviewer_key=approval["public_key"] if approval else None,
         erasures=replay.erasures,
         blocks=tuple(
             _block(replay, block, account) for block, account in sorted(replay.accounts.items())
         ),
-        charges=tuple(_charge(reserved) for reserved in replay.reservations.values()),
+        charges=tuple(_charge(reserved) for reserved in replay.book.reservations.values()),
+        as_of=as_of(heads),
     )
 
 

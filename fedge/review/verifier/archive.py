@@ -8,15 +8,15 @@ must be; nothing is unpacked, and the files can hold no more than the bundle its
 
 from __future__ import annotations
 
+import hashlib
 import re
 import struct
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
+from fedge.review.verifier.limits import MAX_BYTES, MAX_FILES
 from fedge.review.verifier.verdict import Deviation, Rejected, UnreadableBundleError
-
-MAX_BYTES = 2**30
-MAX_FILES = 100_000
 
 _LOCAL = struct.Struct("<4s5H3L2H")
 _CENTRAL = struct.Struct("<4s4B4H3L5H2L")
@@ -30,57 +30,76 @@ _NAME = re.compile(
 )
 
 
-def read_archive(path: Path) -> tuple[bytes, dict[str, bytes]]:
-    """The bundle's bytes, and its files by name.
+def read_archive(path: Path) -> tuple[str, dict[str, bytes]]:
+    """The bundle's SHA-256, and its files by name.
 
     Raises:
         UnreadableBundleError: there is no such file, or it is too large.
         Rejected: it is not a whole bundle in the one form.
     """
-    data = _read(path)
-    files: dict[str, bytes] = {}
-    directory, offset, last = bytearray(), 0, ""
-    while data[offset : offset + 4] == b"PK\x03\x04":
-        name, content, after = _member(data, offset)
-        if name <= last:
-            raise _broken(f"the file {name} stands twice or out of order")
-        if len(files) == MAX_FILES:
-            raise _broken(f"more than {MAX_FILES} files")
-        files[name], last = content, name
-        directory += _directory_entry(name, content, offset)
-        offset = after
-    end = _END.pack(
-        b"PK\x05\x06", 0, 0, len(files), len(files), len(directory), offset & 0xFFFFFFFF, 0
-    )
-    if not files or data[offset:] != bytes(directory) + end:
-        raise _broken("it is truncated, or is no zip of the form that fedge writes")
-    return data, files
-
-
-def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            source = _Source(file, path)
+            return _files(source), source.files
     except OSError as error:
         raise UnreadableBundleError(f"cannot read {path}: {error}") from error
-    if len(data) > MAX_BYTES:
-        raise UnreadableBundleError(f"{path} is larger than {MAX_BYTES} bytes")
-    return data
 
 
-def _member(data: bytes, offset: int) -> tuple[str, bytes, int]:
-    if len(data) < offset + _LOCAL.size:
+class _Source:
+    """A file that is read once, from its beginning, and no further than a bundle may reach."""
+
+    def __init__(self, file: BinaryIO, path: Path) -> None:
+        self._file, self._path = file, path
+        self._digest = hashlib.sha256()
+        self.total = 0
+        self.files: dict[str, bytes] = {}
+
+    def take(self, size: int) -> bytes:
+        """The next `size` bytes; fewer where it ends."""
+        data = self._file.read(min(size, MAX_BYTES + 1 - self.total))
+        self.total += len(data)
+        if self.total > MAX_BYTES:
+            raise UnreadableBundleError(f"{self._path} is larger than {MAX_BYTES} bytes")
+        self._digest.update(data)
+        return data
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _files(source: _Source) -> str:
+    """Read all members and what must follow them; answers the hash of it all."""
+    directory, last, offset = bytearray(), "", 0
+    while (mark := source.take(4)) == b"PK\x03\x04":
+        name, content = _member(source, mark)
+        if name <= last:
+            raise _broken(f"the file {name} stands twice or out of order")
+        if len(source.files) == MAX_FILES:
+            raise _broken(f"more than {MAX_FILES} files")
+        source.files[name], last = content, name
+        directory += _directory_entry(name, content, offset)
+        offset = source.total
+    files = len(source.files)
+    end = _END.pack(b"PK\x05\x06", 0, 0, files, files, len(directory), offset & 0xFFFFFFFF, 0)
+    rest = bytes(directory) + end
+    if not files or mark + source.take(len(rest)) != rest:
+        raise _broken("it is truncated, or is no zip of the form that fedge writes")
+    return source.sha256
+
+
+def _member(source: _Source, mark: bytes) -> tuple[str, bytes]:
+    head = mark + source.take(_LOCAL.size - len(mark))
+    if len(head) < _LOCAL.size:
         raise _broken("it is truncated")
-    *_, size, name_length, _ = _LOCAL.unpack_from(data, offset)
-    start = offset + _LOCAL.size + name_length
-    raw, content = data[offset + _LOCAL.size : start], data[start : start + size]
-    name = raw.decode("ascii", "replace")
+    *_, size, name_length, _ = _LOCAL.unpack(head)
+    name = source.take(name_length).decode("ascii", "replace")
     if not _NAME.fullmatch(name):
         raise _broken(f"a file is named {name[:80]!r}, which no bundle holds")
-    header = _LOCAL.pack(b"PK\x03\x04", *_common(name, content))
-    if len(content) != size or data[offset : offset + _LOCAL.size] != header:
+    content = source.take(size)
+    if len(content) != size or head != _LOCAL.pack(b"PK\x03\x04", *_common(name, content)):
         raise _broken(f"the file {name} is truncated, compressed, or not as it was written")
-    return name, content, start + size
+    return name, content
 
 
 def _common(name: str, content: bytes) -> tuple[int, ...]:

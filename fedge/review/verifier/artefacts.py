@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from fedge.review.verifier.form import (
@@ -45,7 +45,7 @@ _ARTEFACT: Shape = {
 }
 
 
-def check_artefacts(replay: Replay, lines: Sequence[bytes]) -> None:
+def check_artefacts(replay: Replay, lines: Iterable[bytes]) -> None:
     """Link each envelope to its settlement; notes the first that has none.
 
     Settled releases whose envelope is not there are no manipulation: they may wait on the
@@ -68,9 +68,10 @@ def check_artefacts(replay: Replay, lines: Sequence[bytes]) -> None:
         )
 
 
-def _linked(replay: Replay, lines: Sequence[bytes]) -> set[str]:
+def _linked(replay: Replay, lines: Iterable[bytes]) -> set[str]:
     linked: set[str] = set()
     numbers: set[tuple[str, int]] = set()
+    fitting: set[tuple[str, str]] = set()
     for line in lines:
         try:
             artefact = require(parse(line), _ARTEFACT, "an artefact")
@@ -86,13 +87,15 @@ def _linked(replay: Replay, lines: Sequence[bytes]) -> set[str]:
             raise _rejected(
                 replay, "unsettled-artefact", f"{_name(artefact)} left, and no entry settled it"
             )
-        if not any(_fits(artefact["kind"], settlement) for settlement in settlements):
+        part = (artefact["payload_sha256"], artefact["kind"])
+        if part not in fitting and not any(_fits(part[1], one) for one in settlements):
             raise _rejected(
                 replay,
                 "artefact",
                 f"{_name(artefact)} was settled as something else",
                 settlements[0].entry,
             )
+        fitting.add(part)
         linked.add(artefact["payload_sha256"])
     return linked
 

@@ -23,9 +23,7 @@ from fedge.review.verifier.form import (
     whole,
     word,
 )
-
-_LARGEST = 2**1024
-"""No mechanism has such parameters; numbers without an end would only cost time."""
+from fedge.review.verifier.limits import LARGEST, MAX_BLOCKS, MAX_EVENTS
 
 _BASE: Shape = {
     "kind": word,
@@ -37,8 +35,8 @@ _BASE: Shape = {
 }
 _GAUSSIAN: Shape = {
     "kind": one_of("discrete-gaussian"),
-    "sensitivity2": whole(1, _LARGEST),
-    "sigma2": whole(1, _LARGEST),
+    "sensitivity2": whole(1, LARGEST),
+    "sigma2": whole(1, LARGEST),
     "count": whole(1, 2**31),
     "dimension": whole(1, 2**31),
 }
@@ -66,13 +64,13 @@ _WINDOW: Shape = {
     "window": count,
     "block": count,
     "purpose": _PURPOSE,
-    "events": listed(is_event, least=1),
+    "events": listed(is_event, least=1, most=MAX_EVENTS),
 }
 _RUN: Shape = {
     "reservation": count,
     "run_id": word,
-    "blocks": listed(count, least=1),
-    "events": listed(is_event, least=1),
+    "blocks": listed(count, least=1, most=MAX_BLOCKS),
+    "events": listed(is_event, least=1, most=MAX_EVENTS),
 }
 _SETTLED: Shape = {
     "reservation": count,

@@ -16,6 +16,8 @@ from typing import Any, NoReturn
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from fedge.review.verifier.limits import MAX_DOCUMENT, MAX_TEXT, MAX_WORD
+
 Check = Callable[[Any], bool]
 Shape = Mapping[str, Check]
 
@@ -36,8 +38,10 @@ def parse(data: bytes) -> Any:
     """The value of canonical JSON.
 
     Raises:
-        FormError: it is no JSON, or not the canonical form of what it says.
+        FormError: it is no JSON, not the canonical form of what it says, or too long.
     """
+    if len(data) > MAX_DOCUMENT:
+        raise FormError(f"longer than {MAX_DOCUMENT} bytes")
     try:
         value = json.loads(data.decode("utf-8"), parse_constant=_no_number)
         same = canonical(value) == data
@@ -114,8 +118,10 @@ def nullable(check: Check) -> Check:
     return lambda value: value is None or check(value)
 
 
-def listed(check: Check, *, least: int = 0) -> Check:
-    return lambda value: isinstance(value, list) and len(value) >= least and all(map(check, value))
+def listed(check: Check, *, least: int = 0, most: int = MAX_DOCUMENT) -> Check:
+    return lambda value: (
+        isinstance(value, list) and least <= len(value) <= most and all(map(check, value))
+    )
 
 
 def shaped(shape: Shape) -> Check:
@@ -132,12 +138,12 @@ def shaped(shape: Shape) -> Check:
 
 
 def text(value: Any) -> bool:
-    return isinstance(value, str)
+    return isinstance(value, str) and len(value) <= MAX_TEXT
 
 
 def word(value: Any) -> bool:
     """Text that may be shown as it is: without line breaks and terminal commands."""
-    return isinstance(value, str) and value.isprintable()
+    return isinstance(value, str) and len(value) <= MAX_WORD and value.isprintable()
 
 
 def flag(value: Any) -> bool:
@@ -149,6 +155,13 @@ def number(value: Any) -> bool:
     return type(value) is float
 
 
+def moment(value: Any) -> bool:
+    """Seconds since the epoch of a time that a clock may show: from 1970 until 2200."""
+    return type(value) in (int, float) and 0 <= value < LATEST
+
+
+LATEST = 7_258_118_400.0
+"""2200-01-01."""
 count = whole(0, 2**53)
 hex64 = matches("[0-9a-f]{64}")
 hex128 = matches("[0-9a-f]{128}")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,7 @@ from fedge.review.verifier.form import (
 from fedge.review.verifier.tree import roots
 from fedge.review.verifier.verdict import Deviation, Rejected
 
+Reader = Callable[[bytes], Mapping[str, Any]]
 HEAD, WITNESSED = b"fedge ledger head 1\n", b"fedge witnessed head 1\n"
 
 _HEAD: Shape = {
@@ -47,12 +49,16 @@ _WITNESSED: Shape = {
 
 @dataclass
 class Heads:
-    """Checks all heads of one ledger and keeps how far they reach.
+    """Checks all heads of one ledger and keeps how far they reach, and as of when.
 
     Args:
         hashes: leaf hashes of the entries.
         complete: whether these are all entries; after a deviation the replay ends early.
         witness_key: whose confirmation counts; anyone's where it is None.
+
+    Attributes:
+        signed_at, witnessed_at: of the head over most entries; None where there is none.
+        ahead_s: by how many seconds a head was signed after it was confirmed, at most.
     """
 
     gateway: str
@@ -63,35 +69,44 @@ class Heads:
     witness_key: str | None
     deviations: list[Deviation] = field(default_factory=list)
     signed_size: int = 0
+    signed_at: float | None = None
+    ahead_s: float = 0.0
     witnessed_size: int = 0
     witnessed_at: float | None = None
     witnesses: set[str] = field(default_factory=set)
     _known: set[bytes] = field(default_factory=set)
 
-    def check(self, heads: Sequence[bytes], witnessed: Sequence[bytes]) -> None:
+    def check(self, heads: Iterable[bytes], witnessed: Iterable[bytes]) -> None:
         """Take in both files; notes the first deviation of each."""
         signed = self._each(heads, self._signed, "heads")
         confirmed = self._each(witnessed, self._confirmed, "witnessed")
-        roots_at = roots(self.hashes, {head["size"] for head in (*signed, *confirmed)})
+        roots_at = roots(self.hashes, {size for size, _ in (*signed, *confirmed)})
         for file, found in (("witnessed", confirmed), ("heads", signed)):
             try:
-                for head in found:
-                    self._compare(head, roots_at, file)
+                for size, root in found:
+                    self._compare(size, root, roots_at, file)
             except Rejected as rejected:
                 self.deviations.append(rejected.deviation)
 
-    def _each(self, lines: Sequence[bytes], reader: Any, file: str) -> list[Mapping[str, Any]]:
-        found = []
+    def _each(self, lines: Iterable[bytes], reader: Reader, file: str) -> list[tuple[int, str]]:
+        """Size and root of each head, in the order of the lines; a line again says nothing new."""
+        found: dict[tuple[int, str], None] = {}
+        seen: set[bytes] = set()
         for line in lines:
+            mark = hashlib.sha256(line).digest()
+            if mark in seen:
+                continue
+            seen.add(mark)
             try:
-                found.append(reader(line))
+                head = reader(line)
+                found[head["size"], head["root"]] = None
             except FormError as error:
                 self.deviations.append(self._deviation("form", f"a head: {error}", file))
                 break
             except Rejected as rejected:
                 self.deviations.append(rejected.deviation)
                 break
-        return found
+        return list(found)
 
     def _signed(self, line: bytes) -> Mapping[str, Any]:
         return self._head(parse(line), "heads")
@@ -105,13 +120,14 @@ class Heads:
         if not signed_by(value["witness"], value["signature"], signed):
             raise self._rejected("witness", "a witness's signature does not fit", head)
         self.witnesses.add(value["witness"])
-        if head["size"] >= self.witnessed_size:
-            self.witnessed_size, self.witnessed_at = head["size"], value["at"]
+        self.ahead_s = max(self.ahead_s, head["at"] - value["at"])
+        latest = (self.witnessed_size, self.witnessed_at or 0.0)
+        self.witnessed_size, self.witnessed_at = max(latest, (head["size"], value["at"]))
         return head
 
     def _head(self, value: Any, file: str) -> Mapping[str, Any]:
         head = require(value, _HEAD, "a head")
-        data = canonical(head)
+        data = hashlib.sha256(canonical(head)).digest()
         if data in self._known:
             return head
         if head["gateway"] != self.gateway:
@@ -122,22 +138,25 @@ class Heads:
         if head["simulated"] != self.simulated:
             raise self._rejected("simulated", "a head mixes simulated and real", head, file)
         self._known.add(data)
-        self.signed_size = max(self.signed_size, head["size"])
+        latest = (self.signed_size, self.signed_at or 0.0)
+        self.signed_size, self.signed_at = max(latest, (head["size"], head["at"]))
         return head
 
-    def _compare(self, head: Mapping[str, Any], known: Mapping[int, str], file: str) -> None:
-        size = head["size"]
+    def _compare(self, size: int, root: str, known: Mapping[int, str], file: str) -> None:
         whose = "a confirmed head" if file == "witnessed" else "a head"
         if size > self.entries:
             raise self._rejected(
                 "truncated",
                 f"{whose} is over {size} entries, the bundle holds {self.entries} of them",
-                head,
+                {"size": size},
                 file,
             )
-        if size in known and known[size] != head["root"]:
+        if size in known and known[size] != root:
             raise self._rejected(
-                "rewritten", f"{whose} over {size} entries is of another ledger", head, file
+                "rewritten",
+                f"{whose} over {size} entries is of another ledger",
+                {"size": size},
+                file,
             )
 
     def _rejected(

@@ -1,12 +1,10 @@
-"""Policies as a ledger holds them: their form, who approved them, what they allow a block."""
+"""Policies as a ledger holds them: their form, and who approved them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from fractions import Fraction
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 from fedge.review.verifier import prices
@@ -28,6 +26,7 @@ from fedge.review.verifier.form import (
     whole,
     without,
 )
+from fedge.review.verifier.limits import MAX_QUOTAS, TooMuchError, Work
 
 APPROVAL = b"fedge policy approval 1\n"
 
@@ -38,7 +37,7 @@ _FIRST = {
     "alpha": whole(2, 1025),
     "telemetry_rho": real(0, float("inf")),
     "window_rho": real(0, float("inf")),
-    "block": shaped({"kind": one_of("windows", "seconds"), "value": whole(1)}),
+    "block": shaped({"kind": one_of("windows", "seconds"), "value": whole(1, 2**53)}),
     "unit": one_of("record", "subject"),
     "adjacency": one_of("zero-out"),
 }
@@ -50,7 +49,7 @@ _QUOTA = {
 _SECOND = _FIRST | {
     "schema_version": one_of(2),
     "max_records": whole(1, 1001),
-    "quotas": listed(shaped(_QUOTA)),
+    "quotas": listed(shaped(_QUOTA), most=MAX_QUOTAS),
     "public": listed(text),
 }
 _APPROVAL = {
@@ -77,22 +76,35 @@ class Policy:
     max_records: int
     telemetry_nano: int
 
+    @property
+    def withholds_windows(self) -> bool:
+        """Whether a window may be refused by the house's own rules, so that it is in no entry."""
+        return any(one["purpose"] == "features" for one in self.values.get("quotas", ()))
 
-def read_policy(value: Any) -> Policy:
+
+def read_policy(value: Any, work: Work) -> Policy:
     """A policy in the form and within the ranges that fedge writes.
 
     Raises:
         FormError: it is not, or a block under it could never release anything.
+        TooMuchError: it is one policy too many.
     """
     if not isinstance(value, dict):
         raise FormError("the policy is no object")
     try:
-        return _read_policy(canonical(value))
+        data = canonical(value)
+        known = work.known_policies.get(data)
+        if known is None:
+            work.take("policies")
+            known = work.known_policies[data] = _read_policy(data)
+    except TooMuchError:
+        raise
     except (ValueError, RecursionError) as error:
         raise FormError(str(error)) from error
+    assert isinstance(known, Policy)
+    return known
 
 
-@lru_cache(maxsize=256)
 def _read_policy(data: bytes) -> Policy:
     value = json.loads(data)
     require(value, _SECOND if value.get("schema_version") == 2 else _FIRST, "the policy")
@@ -125,80 +137,3 @@ def approval_fault(approval: Any, policy: Policy, reviewer_keys: Collection[str]
     if reviewer_keys and approval["public_key"] not in reviewer_keys:
         return "the approval is by a reviewer whom nobody named"
     return ""
-
-
-@dataclass(slots=True)
-class Account:
-    """What is charged to one open block.
-
-    Attributes:
-        epsilon: the smallest adopted since it opened, its own included.
-        training_nano: by runs.
-        uses: the same by (purpose, task).
-        window_nano: reserved about each of its windows.
-        window_uses: the most about one window, by purpose.
-    """
-
-    policy: Policy
-    epsilon: float
-    training_nano: int = 0
-    runs: int = 0
-    windows: int = 0
-    uses: dict[tuple[str, str], int] = field(default_factory=dict)
-    window_nano: dict[int, int] = field(default_factory=dict)
-    window_uses: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def cap_nano(self) -> int:
-        """At the order and delta of its opening; never below 0."""
-        return max(0, _cap(self.epsilon, self.policy.delta, self.policy.alpha))
-
-    @property
-    def spent_nano(self) -> int:
-        return self.training_nano + self.policy.telemetry_nano
-
-    def charge_window(self, window: int, purpose: str, nano: int) -> str:
-        """Take what is reserved about a window; says what forbids it, if anything."""
-        total = self.window_nano.get(window, 0) + nano
-        if total > self.policy.telemetry_nano:
-            return (
-                f"overdraws the monitoring share of window {window}: {total} nano-RDP of "
-                f"{self.policy.telemetry_nano}"
-            )
-        self.window_nano[window] = total
-        self.window_uses[purpose] = max(self.window_uses.get(purpose, 0), nano)
-        self.windows += 1
-        return ""
-
-    def charge_run(self, parts: Mapping[str, int], task: str) -> str:
-        """Take a run's prices by purpose; says what forbids it, if anything."""
-        total = self.spent_nano + sum(parts.values())
-        if total > self.cap_nano:
-            return f"{total} nano-RDP of {self.cap_nano}"
-        for purpose, nano in parts.items():
-            use = (purpose, task)
-            self.uses[use] = self.uses.get(use, 0) + nano
-        self.training_nano += sum(parts.values())
-        self.runs += 1
-        return ""
-
-    def exceeded_quotas(self) -> list[str]:
-        """Quotas of its policy that were taken more than in full: rules of the house."""
-        exceeded = []
-        for quota in self.policy.values.get("quotas", ()):
-            purpose, task = quota["purpose"], quota["task"]
-            used = sum(
-                nano
-                for use, nano in self.uses.items()
-                if use[0] == purpose and task in ("*", use[1])
-            )
-            if task == "*":
-                used = max(used, self.window_uses.get(purpose, 0))
-            if used > Fraction(quota["share"]) * max(self.cap_nano, self.spent_nano):
-                exceeded.append(f"{purpose} of {'every task' if task == '*' else task}")
-        return exceeded
-
-
-@lru_cache(maxsize=4096)
-def _cap(epsilon: float, delta: float, alpha: int) -> int:
-    return prices.cap(epsilon, delta, alpha)

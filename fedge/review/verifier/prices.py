@@ -13,7 +13,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from mpmath import MPContext, MPIntervalContext
+from mpmath import MPContext, MPIntervalContext, libmp
+
+from fedge.review.verifier.limits import Work
+
+Raw = tuple[int, int, int, int]
+"""A number as mpmath keeps it: sign, mantissa, exponent of 2, bits of the mantissa."""
 
 NANO = 10**9
 _PPM = 10**6
@@ -43,9 +48,46 @@ def price(event: Mapping[str, Any], alpha: int) -> int:
     raise PriceError(f"no price is known for {event['kind']!r}")
 
 
+class Tariff:
+    """Prices of one verification: each sampled event once, and not more of them than it may take.
+
+    Args:
+        work: counts the terms of their sums.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._sampled: dict[tuple[int, ...], int] = {}
+
+    def price(self, event: Mapping[str, Any], alpha: int) -> int:
+        """As the function `price`.
+
+        Raises:
+            PriceError: no price is known.
+            TooMuchError: so many different sampled events are in no honest bundle.
+        """
+        if event["kind"] != "poisson-gaussian":
+            return price(event, alpha)
+        names = ("rate_ppm", "sensitivity2", "sigma2", "count")
+        key = (*(event[name] for name in names), alpha)
+        if key not in self._sampled:
+            self._work.take("terms", alpha)
+            self._sampled[key] = price(event, alpha)
+        return self._sampled[key]
+
+
+@lru_cache(maxsize=65_536)
 def cap(epsilon: float, delta: float, alpha: int) -> int:
     """Nano-RDP that (epsilon, delta) allows at `alpha`, rounded down; may be 0 or less."""
-    return _rounded(lambda iv: (iv.mpf(epsilon) - _conversion(iv, alpha, delta)) * NANO, math.floor)
+    return _rounded(
+        lambda iv: (iv.mpf(epsilon) - _enclosed(alpha, delta, iv.prec)) * NANO, math.floor
+    )
+
+
+@lru_cache(maxsize=4096)
+def _enclosed(alpha: int, delta: float, prec: int) -> Any:
+    """The conversion as an interval of the present precision, which is `prec`."""
+    return _conversion(_intervals, alpha, delta)
 
 
 def share(rho: float, alpha: int) -> int:
@@ -56,7 +98,12 @@ def share(rho: float, alpha: int) -> int:
 @lru_cache(maxsize=65_536)
 def epsilon_of(nano: int, delta: float, alpha: int) -> float:
     """The epsilon of `nano` spent, at `delta`; never below 0."""
-    return max(0.0, float(_numbers.mpf(nano) / NANO + _conversion(_numbers, alpha, delta)))
+    return max(0.0, float(_numbers.mpf(nano) / NANO + _converted(alpha, delta)))
+
+
+@lru_cache(maxsize=4096)
+def _converted(alpha: int, delta: float) -> Any:
+    return _conversion(_numbers, alpha, delta)
 
 
 def _conversion(context: Any, alpha: int, delta: float) -> Any:
@@ -65,21 +112,51 @@ def _conversion(context: Any, alpha: int, delta: float) -> Any:
     return context.log(a - 1) - context.log(a) - (context.log(d) + context.log(a)) / (a - 1)
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=65_536)
 def _sampled(rate_ppm: int, sensitivity2: int, sigma2: int, count: int, alpha: int) -> int:
     """Mironov, Talwar, Zhang 2019, section 3.3: the moment of a mixture, term by term."""
     if alpha * (alpha - 1) * sensitivity2 > 2 * _LARGEST_EXPONENT * sigma2:
         raise PriceError("so little noise has no price")
 
     def nano(iv: Any) -> Any:
-        rate = iv.mpf(rate_ppm) / _PPM
-        moment = (1 - rate) ** alpha + alpha * rate * (1 - rate) ** (alpha - 1)
-        for k in range(2, alpha + 1):
-            shift = iv.exp(iv.mpf(k * (k - 1) * sensitivity2) / (2 * sigma2))
-            moment += math.comb(alpha, k) * rate**k * (1 - rate) ** (alpha - k) * shift
+        """The charge in nano-RDP as an interval, before rounding; `iv` is mpmath's context."""
+        moment = iv.make_mpf(_moment(iv, rate_ppm, sensitivity2, sigma2, alpha))
         return iv.log(moment) * NANO * count / (alpha - 1)
 
     return max(1, _rounded(nano, math.ceil, least=1))
+
+
+def _moment(iv: Any, rate_ppm: int, sensitivity2: int, sigma2: int, alpha: int) -> tuple[Raw, Raw]:
+    """Sum over k of C(alpha, k) q^k (1 - q)^(alpha - k) e^(k (k - 1) s), s half the ratio of
+    `sensitivity2` to `sigma2`, between two numbers.
+
+    Each term follows from the one before it by factors of which only e^(2 k s) is no fraction, and
+    that one is a product of e^(2 s). All are positive, so that rounding down, or up, throughout
+    gives a lower, or an upper, end.
+    """
+    rest = iv.mpf(_PPM - rate_ppm) / _PPM
+    first = (rest**alpha)._mpi_
+    growth = iv.exp(iv.mpf(sensitivity2) / sigma2)._mpi_
+    low, high = (
+        _sum(first[end], growth[end], (rate_ppm, _PPM - rate_ppm), alpha, iv.prec, "fc"[end])
+        for end in (0, 1)
+    )
+    return low, high
+
+
+def _sum(
+    first: Raw, growth: Raw, odds: tuple[int, int], alpha: int, prec: int, towards: str
+) -> Raw:
+    """The sum from its term for k = 0 and e^(2 s) on, rounded in one direction."""
+    term, power, total = first, libmp.fone, first
+    for k in range(alpha):
+        above, below = libmp.from_int((alpha - k) * odds[0]), libmp.from_int((k + 1) * odds[1])
+        term = libmp.mpf_mul(term, power, prec, towards)
+        term = libmp.mpf_mul(term, above, prec, towards)
+        term = libmp.mpf_div(term, below, prec, towards)
+        power = libmp.mpf_mul(power, growth, prec, towards)
+        total = libmp.mpf_add(total, term, prec, towards)
+    return total
 
 
 def _rounded(

@@ -5,26 +5,25 @@ Stops at the first entry that an honest ledger would not have written.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedge.review.verifier import prices
+from fedge.review.verifier.accounts import Account
+from fedge.review.verifier.adoptions import Adoptions
+from fedge.review.verifier.clocks import EntryTimes
 from fedge.review.verifier.entries import read_entry
+from fedge.review.verifier.faults import Fault
 from fedge.review.verifier.form import FormError, fingerprint
-from fedge.review.verifier.policies import Account, Policy, approval_fault, read_policy
-from fedge.review.verifier.reserved import Event, Release, Reserved, Settlement, release_of
+from fedge.review.verifier.lengths import lengths
+from fedge.review.verifier.limits import TooMuchError, Work
+from fedge.review.verifier.numbering import Numbering
+from fedge.review.verifier.policies import read_policy
+from fedge.review.verifier.reserved import Book, Event, Reserved, Settlement
 from fedge.review.verifier.tree import leaf, roots
 from fedge.review.verifier.verdict import Deviation, Finding
-
-
-class Fault(Exception):  # noqa: N818 - of the entry, not of this program
-    """What an entry does that an honest ledger does not."""
-
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(kind, what)
-        self.kind, self.what = kind, what
+from fedge.review.verifier.words import counted
 
 
 @dataclass
@@ -34,34 +33,42 @@ class Replay:
     Args:
         gateway, public_key: whose ledger it must be.
         reviewer_keys: who may approve policies; nobody in particular where it is empty.
+        work: what the whole verification may do; shared by the ledgers of a bundle.
+
+    Attributes:
+        removed_at: the first entry after which windows may be gone from the gateway; None: none is.
     """
 
     gateway: str
     public_key: str
     reviewer_keys: Collection[str] = ()
+    work: Work = field(default_factory=Work)
+    tariff: prices.Tariff | None = None
     hashes: list[bytes] = field(default_factory=list)
     deviations: list[Deviation] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     simulated: bool = False
-    policy: Policy | None = None
-    approval: Mapping[str, Any] | None = None
     accounts: dict[int, Account] = field(default_factory=dict)
-    reservations: dict[int, Reserved] = field(default_factory=dict)
-    subjects: set[tuple[object, ...]] = field(default_factory=set)
-    window_block: dict[int, int] = field(default_factory=dict)
+    book: Book = field(default_factory=Book)
+    numbering: Numbering = field(default_factory=Numbering)
     runs: dict[str, Reserved] = field(default_factory=dict)
-    parts: set[tuple[int, str]] = field(default_factory=set)
-    lost: set[tuple[int, str]] = field(default_factory=set)
     settlements: dict[str, list[Settlement]] = field(default_factory=dict)
     excluded: dict[int, set[str]] = field(default_factory=dict)
     recovered_through: int = -1
+    removed_at: int | None = None
     erasures: int = 0
     floating: int = 0
     _version: int = 1
+    _newest: int = -1
+    _resumed: list[int] = field(default_factory=list)
     _confirmed: list[tuple[int, int, str]] = field(default_factory=list)
-    _unsigned: set[str] = field(default_factory=set)
 
-    def run(self, entries: Sequence[bytes]) -> None:
+    def __post_init__(self) -> None:
+        self.adoptions = Adoptions(self.gateway, self.reviewer_keys, self.findings, self.work)
+        self._times = EntryTimes(self.gateway, self.findings)
+        self._tariff = self.tariff or prices.Tariff(self.work)
+
+    def run(self, entries: Iterable[bytes]) -> None:
         """Take in all entries; a deviation among them ends it and is noted."""
         for seq, data in enumerate(entries):
             try:
@@ -74,6 +81,9 @@ class Replay:
                 break
             except prices.PriceError as error:
                 self._reject("unknown-event", seq, f"charges what has no price: {error}")
+                break
+            except TooMuchError as error:
+                self._reject("limit", seq, f"is one too many: {error}")
                 break
         self._check_recoveries()
         self._conclude()
@@ -93,6 +103,7 @@ class Replay:
         if entry["schema_version"] < self._version:
             raise Fault("form", "is of an earlier version than the entry before it")
         self._version = entry["schema_version"]
+        self._times.add(seq, entry["at"])
         _RULES[entry["kind"]](self, entry)
         self.hashes.append(leaf(data))
 
@@ -108,47 +119,34 @@ class Replay:
             raise Fault("owner", "is of another gateway's ledger")
 
     def _adopt(self, entry: Mapping[str, Any]) -> None:
-        policy, approval = read_policy(entry["policy"]), entry["approval"]
-        if approval is not None:
-            fault = approval_fault(approval, policy, self.reviewer_keys)
-            if fault:
-                raise Fault("approval", f"adopts a policy that was not approved: {fault}")
-        elif self.reviewer_keys:
-            raise Fault("approval", "adopts a policy that none of the named reviewers approved")
-        else:
-            self._note_unsigned(policy, entry["seq"])
-        before = self.policy.sha256 if self.policy else None
-        if (policy.sha256, approval) == (before, self.approval):
-            raise Fault("policy", "adopts the same policy again")
-        self.policy, self.approval = policy, approval
-        for account in self.accounts.values():
-            account.epsilon = min(account.epsilon, policy.epsilon)
+        self.adoptions.adopt(entry)
 
     def _open(self, entry: Mapping[str, Any]) -> None:
-        block, policy = entry["block"], read_policy(entry["policy"])
+        block, policy = entry["block"], read_policy(entry["policy"], self.work)
         if block in self.accounts:
             raise Fault("reopened", f"opens block {block} a second time")
         if block <= self.recovered_through:
             raise Fault("recovered", f"opens block {block}, whose budget was lost with the state")
-        adopted = self.policy.sha256 if self.policy else None
+        adopted = self.adoptions.policy.sha256 if self.adoptions.policy else None
         if self._version > 1 and policy.sha256 != adopted:
             raise Fault("policy", f"opens block {block} under a policy that was not adopted last")
+        self.numbering.open(block, policy, entry["at"])
         if self._version == 1:
-            self._note_unsigned(policy, entry["seq"])
-        self.accounts[block] = Account(policy, policy.epsilon)
+            self.adoptions.note_unsigned(policy, entry["seq"])
+        self.accounts[block] = Account(policy, self.adoptions, self.adoptions.number)
+        self._newest = max(self._newest, block)
 
     def _reserve_window(self, entry: Mapping[str, Any]) -> None:
         window, block, purpose = entry["window"], entry["block"], entry["purpose"]
         account = self._account(block)
-        if self.window_block.setdefault(window, block) != block:
-            raise Fault("window", f"puts window {window} into a second block")
-        self._once(("window", window, purpose), f"window {window} for {purpose}")
+        self.numbering.place(window, block, entry["seq"])
+        self.book.once(("window", window, purpose), f"window {window} for {purpose}")
         for event in entry["events"]:
             _check_sensitivity(event, account.policy.max_records)
-        nano = sum(prices.price(event, account.policy.alpha) for event in entry["events"])
+        nano = sum(self._price(event, account) for event in entry["events"])
         if fault := account.charge_window(window, purpose, nano):
             raise Fault("overdrawn", fault)
-        self._reserve(entry, (block,), (purpose,) * len(entry["events"]), {block: nano})
+        self.book.reserve(entry, (block,), (purpose,) * len(entry["events"]), {block: nano})
 
     def _reserve_run(self, entry: Mapping[str, Any]) -> None:
         events, blocks = entry["events"], entry["blocks"]
@@ -157,7 +155,7 @@ class Replay:
             raise Fault("form", "does not say what each event is for")
         if blocks != sorted(set(blocks)):
             raise Fault("form", "names a block twice or out of order")
-        self._once(("run", entry["run_id"]), f"run {entry['run_id']}")
+        self.book.once(("run", entry["run_id"]), f"run {entry['run_id']}")
         nano = {}
         for block in blocks:
             account = self._account(block)
@@ -165,17 +163,17 @@ class Replay:
             for purpose, event in zip(purposes, events, strict=True):
                 if purpose == "evaluation":
                     _check_sensitivity(event, account.policy.max_records)
-                parts[purpose] = parts.get(purpose, 0) + prices.price(event, account.policy.alpha)
+                parts[purpose] = parts.get(purpose, 0) + self._price(event, account)
             if fault := account.charge_run(parts, entry.get("task", "")):
                 raise Fault("overdrawn", f"overdraws block {block}: {fault}")
             nano[block] = sum(parts.values())
-        reserved = self._reserve(entry, tuple(blocks), tuple(purposes), nano)
+        reserved = self.book.reserve(entry, tuple(blocks), tuple(purposes), nano)
         self.runs[entry["run_id"]] = reserved
 
     def _settle(self, entry: Mapping[str, Any]) -> None:
         key, event = entry["key"], entry["event"]
         self._check_noise(event, entry["noise"])
-        reserved = self._use(entry, "settles")
+        reserved = self.book.use(entry, "settles")
         if min(reserved.blocks) <= self.recovered_through:
             raise Fault("recovered", f"settles {key!r} of a block whose budget was lost")
         reserved.released.append((entry["artefact_sha256"], event))
@@ -183,8 +181,7 @@ class Replay:
         self.settlements.setdefault(entry["artefact_sha256"], []).append(settlement)
 
     def _lose(self, entry: Mapping[str, Any]) -> None:
-        self._use(entry, "loses")
-        self.lost.add((entry["reservation"], entry["key"]))
+        self.book.lose(entry)
 
     def _exclude(self, entry: Mapping[str, Any]) -> None:
         block, what = entry["block"], entry["what"]
@@ -199,15 +196,19 @@ class Replay:
         if entry["records"] and entry["reason"] != "erasure":
             raise Fault("form", "tells how many records there were")
         self.erasures += 1
+        if entry["reason"] in ("retention", "quota"):
+            self._remove(entry["seq"])
 
     def _recover(self, entry: Mapping[str, Any]) -> None:
         through, size = entry["through_block"], entry["witnessed_size"]
-        if through < max((self.recovered_through, *self.accounts)):
+        if through < max(self.recovered_through, self._newest):
             raise Fault("recovered", "leaves a budget to a block that was known before")
         if size > len(self.hashes):
             raise Fault("recovered", "names a confirmed head of more entries than came before it")
         self._confirmed.append((entry["seq"], size, entry["witnessed_root"]))
         self.recovered_through = through
+        self._resumed.append(through)
+        self._remove(entry["seq"])
         self._note(
             "recovered",
             f"its state was {entry['reason']}: blocks up to {through} have no budget left",
@@ -217,23 +218,6 @@ class Replay:
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _use(self, entry: Mapping[str, Any], does: str) -> Reserved:
-        """The reservation of which an entry takes up a part, once."""
-        number, key, event = entry["reservation"], entry["key"], entry["event"]
-        if (number, key) in self.lost:
-            raise Fault("lost", f"{does} {key!r}, which was lost before")
-        if (number, key) in self.parts:
-            raise Fault("settled-twice", f"{does} {key!r} a second time")
-        reserved = self.reservations.get(number)
-        if reserved is None:
-            raise Fault("unreserved", f"{does} {key!r}, for which nothing was reserved")
-        release = release_of(event)
-        if reserved.left[release] < event["count"]:
-            raise Fault("unreserved", f"{does} more than reservation {number} holds")
-        reserved.left[release] -= event["count"]
-        self.parts.add((number, key))
-        return reserved
-
     def _account(self, block: int) -> Account:
         if block not in self.accounts:
             raise Fault("unopened", f"charges block {block}, which was never opened")
@@ -241,26 +225,13 @@ class Replay:
             raise Fault("recovered", f"charges block {block}, whose budget was lost")
         return self.accounts[block]
 
-    def _once(self, subject: tuple[object, ...], what: str) -> None:
-        if subject in self.subjects:
-            raise Fault("reserved-twice", f"reserves {what} a second time")
-        self.subjects.add(subject)
+    def _price(self, event: Event, account: Account) -> int:
+        self.work.take("charges")
+        return self._tariff.price(event, account.policy.alpha)
 
-    def _reserve(
-        self,
-        entry: Mapping[str, Any],
-        blocks: tuple[int, ...],
-        purposes: tuple[str, ...],
-        nano: Mapping[int, int],
-    ) -> Reserved:
-        if entry["reservation"] in self.reservations:
-            raise Fault("reserved-twice", f"uses reservation {entry['reservation']} again")
-        left: Counter[Release] = Counter()
-        for event in entry["events"]:
-            left[release_of(event)] += event["count"]
-        reserved = Reserved(entry, blocks, purposes, nano, left)
-        self.reservations[entry["reservation"]] = reserved
-        return reserved
+    def _remove(self, seq: int) -> None:
+        if self.removed_at is None:
+            self.removed_at = seq
 
     def _check_noise(self, event: Event, noise: str) -> None:
         real = "os-float" if event["kind"] == "poisson-gaussian" else "os"
@@ -282,24 +253,22 @@ class Replay:
         if self.floating:
             self._note(
                 "floating-point-noise",
-                f"{self.floating} releases hold floating-point noise: their charge is proven up "
-                "to its rounding",
+                f"{counted(self.floating, 'release')} with floating-point noise: the charge is "
+                "proven up to its rounding",
                 unproven=True,
             )
-        if self.lost:
+        if self.book.lost:
             self._note(
                 "lost-draw",
-                f"{len(self.lost)} releases were lost before they were stored: nothing of them "
-                "left, their charges stand",
+                f"{counted(len(self.book.lost), 'release')} lost before anything was kept: nothing "
+                "left, the charge stands",
             )
+        self.findings += lengths(
+            self.gateway, self.numbering, self.accounts, sorted(set(self._resumed))
+        )
         for block, account in sorted(self.accounts.items()):
             for quota in account.exceeded_quotas():
                 self._note("quota", f"block {block} took more than its quota for {quota}")
-
-    def _note_unsigned(self, policy: Policy, seq: int) -> None:
-        if policy.sha256 not in self._unsigned:
-            self._unsigned.add(policy.sha256)
-            self._note("unsigned-policy", "nobody signed the policy that it adopted", seq)
 
     def _note(
         self, kind: str, what: str, entry: int | None = None, *, unproven: bool = False

@@ -1,90 +1,22 @@
-"""Retrainings and releases: planned, charged and released must be the same thing."""
+"""Retrainings: what was planned, charged and used must be the same thing."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from fedge.review.verifier import prices
-from fedge.review.verifier.form import (
-    FormError,
-    Shape,
-    count,
-    hex64,
-    listed,
-    name32,
-    nullable,
-    one_of,
-    parse,
-    require,
-    shaped,
-    whole,
-    word,
-)
+from fedge.review.verifier.faults import Fault
+from fedge.review.verifier.form import FormError, fingerprint, parse, require
+from fedge.review.verifier.plans import RUN, Values, events_of
+from fedge.review.verifier.reading import check_reading
+from fedge.review.verifier.releases import Releases
 from fedge.review.verifier.replay import Replay
 from fedge.review.verifier.reserved import Reserved
 from fedge.review.verifier.verdict import Deviation, Finding, Rejected
-
-Values = Mapping[str, Any]
-
-
-def _amount(value: Any) -> bool:
-    return type(value) is float and 0 < value <= 1e6
-
-
-def _epsilon(value: Any) -> bool:
-    return type(value) is float and value >= 0
-
-
-_PLAN: Shape = {
-    "adapter": word,
-    "rounds": whole(1, 17),
-    "steps": whole(1, 10_001),
-    "clip": _amount,
-    "learning_rate": _amount,
-    "divisor": whole(1, 2**31),
-    "grid_bits": whole(1, 41),
-    "sigma2": whole(1),
-    "evaluation_sigma2": whole(1),
-    "dimension": whole(1, 2**31),
-    "sampling": one_of("full", "poisson"),
-    "rate_ppm": nullable(whole(1, 10**6)),
-    "unit": one_of("record", "subject"),
-    "max_records": whole(1, 1001),
-}
-_PARTICIPANT: Shape = {
-    "gateway": name32,
-    "public_key": hex64,
-    "first_window": count,
-    "last_window": count,
-}
-_SPEC: Shape = {
-    "run_id": word,
-    "task": word,
-    "base_release": whole(1),
-    "base_sha256": hex64,
-    "plan": shaped(_PLAN),
-    "participants": listed(shaped(_PARTICIPANT), least=1),
-    "episodes": listed(word),
-}
-_RUN: Shape = {
-    "run_id": word,
-    "spec": shaped(_SPEC),
-    "adapter_sha256": nullable(hex64),
-    "update_sha256": listed(hex64),
-    "counts_sha256": listed(hex64),
-    "release": nullable(whole(1)),
-}
-_RELEASE: Shape = {
-    "counter": whole(1),
-    "family": word,
-    "manifest_sha256": hex64,
-    "run_id": word,
-    "parent": count,
-    "privacy": lambda value: isinstance(value, dict) and _epsilon(value.get("epsilon")),
-}
+from fedge.review.verifier.words import counted
 
 
 @dataclass
@@ -102,30 +34,45 @@ class Runs:
     findings: list[Finding] = field(default_factory=list)
     _runs: dict[str, Values] = field(default_factory=dict)
 
-    def check(self, runs: Sequence[bytes], releases: Sequence[bytes]) -> None:
+    def __post_init__(self) -> None:
+        self._reserved: dict[str, list[tuple[str, Reserved]]] = {}
+        for gateway, replay in self.ledgers.items():
+            for run_id, reserved in replay.runs.items():
+                self._reserved.setdefault(run_id, []).append((gateway, reserved))
+
+    def check(self, runs: Iterable[bytes], releases: Iterable[bytes]) -> None:
         """Take in both files; notes the first deviation of each."""
-        for file, lines, one in (
-            ("runs.jsonl", runs, self._run),
-            ("releases.jsonl", releases, self._release),
-        ):
-            try:
-                self._each(file, lines, one)
-            except Rejected as rejected:
-                self.deviations.append(rejected.deviation)
+        known = Releases(self._runs, self._costs, self.findings)
+        whole_runs = self._each("runs.jsonl", runs, self._run)
+        # Runs that were not reached would only look as if they were not there.
+        if self._each("releases.jsonl", releases, known.add) and whole_runs and self.complete:
+            self._try(known.check_runs)
         if self.complete:
             self._find_unknown_runs()
 
-    def _each(self, file: str, lines: Sequence[bytes], one: Callable[[Any], None]) -> None:
-        for line in lines:
-            try:
-                one(parse(line))
-            except FormError as error:
-                raise Rejected(Deviation(kind="form", what=str(error), file=file)) from error
+    def _each(self, file: str, lines: Iterable[bytes], one: Callable[[Any], None]) -> bool:
+        def all_lines() -> None:
+            for line in lines:
+                try:
+                    one(parse(line))
+                except FormError as error:
+                    raise Rejected(Deviation(kind="form", what=str(error), file=file)) from error
+
+        return self._try(all_lines)
+
+    def _try(self, check: Callable[[], None]) -> bool:
+        """Whether a check passes; notes what it rejects."""
+        try:
+            check()
+        except Rejected as rejected:
+            self.deviations.append(rejected.deviation)
+            return False
+        return True
 
     # --- runs -----------------------------------------------------------------------------
 
     def _run(self, value: Any) -> None:
-        run = require(value, _RUN, "a run")
+        run = require(value, RUN, "a run")
         spec, plan, run_id = run["spec"], run["spec"]["plan"], run["run_id"]
         if spec["run_id"] != run_id or run_id in self._runs:
             raise self._rejected(f"run {run_id} is there twice, or is another one's plan")
@@ -134,19 +81,53 @@ class Runs:
                 f"run {run_id} samples without a rate, or has one without sampling"
             )
         self._runs[run_id] = run
-        members = {one["gateway"] for one in spec["participants"]}
-        for gateway, reserved in self._reserved(run_id):
+        members = self._members(spec)
+        for gateway, reserved in self._reserved.get(run_id, ()):
             self._check_reserved(gateway, reserved, spec, members)
+            self._check_reading(gateway, reserved, members[gateway], run_id)
+        self._check_result(run)
         for name, purpose in (("update_sha256", "training"), ("counts_sha256", "evaluation")):
-            self._check_replies(run, run[name], purpose, members <= self.ledgers.keys())
+            self._check_replies(run, run[name], purpose, members.keys() <= self.ledgers.keys())
 
-    def _reserved(self, run_id: str) -> Iterator[tuple[str, Reserved]]:
-        for gateway, replay in self.ledgers.items():
-            if run_id in replay.runs:
-                yield gateway, replay.runs[run_id]
+    def _members(self, spec: Values) -> dict[str, Values]:
+        """Those who were to take part, by gateway."""
+        members: dict[str, Values] = {}
+        for one in spec["participants"]:
+            gateway = one["gateway"]
+            if gateway in members:
+                raise self._rejected(f"run {spec['run_id']} names a gateway twice", gateway)
+            if fingerprint(one["public_key"]) != gateway:
+                raise self._rejected(f"run {spec['run_id']} names another's key for it", gateway)
+            if one["first_window"] > one["last_window"]:
+                raise self._rejected(
+                    f"run {spec['run_id']} reads no window: the last is before the first", gateway
+                )
+            members[gateway] = one
+        return members
+
+    def _check_reading(self, gateway: str, reserved: Reserved, part: Values, run_id: str) -> None:
+        try:
+            self.findings += check_reading(self.ledgers[gateway], reserved, part, f"run {run_id}")
+        except Fault as fault:
+            raise self._rejected(
+                fault.what, gateway, reserved.entry["seq"], kind=fault.kind
+            ) from fault
+
+    def _check_result(self, run: Values) -> None:
+        """What was published had an adapter, summed from updates, and the run's record says so."""
+        if run["release"] is None or not self._told(run["run_id"]):
+            return
+        for name, what in (("adapter_sha256", "adapter"), ("update_sha256", "updates")):
+            if not run[name]:
+                raise self._rejected(f"run {run['run_id']} led to a release without {what}")
+
+    def _told(self, run_id: str) -> bool:
+        """Whether a result says whose replies were used; those of the first version do not."""
+        reserved = self._reserved.get(run_id, ())
+        return all(one.entry["schema_version"] > 1 for _, one in reserved)
 
     def _check_reserved(
-        self, gateway: str, reserved: Reserved, spec: Values, members: set[str]
+        self, gateway: str, reserved: Reserved, spec: Values, members: Mapping[str, Values]
     ) -> None:
         entry, run_id = reserved.entry, spec["run_id"]
         first = entry["schema_version"] == 1
@@ -186,7 +167,7 @@ class Runs:
         # Counted, because noised differences of two gateways may be the same few bytes.
         settled = Counter(
             sha256
-            for _, reserved in self._reserved(run["run_id"])
+            for _, reserved in self._reserved.get(run["run_id"], ())
             for sha256, event in reserved.released
             if reserved.may_be(event, purpose)
         )
@@ -200,8 +181,8 @@ class Runs:
             self.findings.append(
                 Finding(
                     kind="unchecked-replies",
-                    what=f"{len(foreign)} replies in run {run['run_id']} are of gateways whose "
-                    "ledgers are not in the bundle",
+                    what=f"{counted(len(foreign), 'reply', 'replies')} in run {run['run_id']} of "
+                    "gateways whose ledgers are not in the bundle",
                     unproven=True,
                 )
             )
@@ -218,68 +199,16 @@ class Runs:
                     )
                 )
 
-    # --- releases -------------------------------------------------------------------------
-
-    def _release(self, value: Any) -> None:
-        release = require(value, _RELEASE, "a release")
-        name = f"release {release['counter']} of {release['family']}"
-        if release["parent"] == 0:
-            if release["privacy"]["epsilon"] != 0.0:
-                raise self._rejected(f"{name} was trained from none, yet says that it cost budget")
-            return
-        run = self._runs.get(release["run_id"])
-        if run is None:
-            raise self._rejected(f"{name} comes from a run that is not in the bundle")
-        if run["release"] not in (None, release["counter"]):
-            raise self._rejected(f"{name} comes from a run that led to another release")
-        if run["spec"]["base_release"] != release["parent"]:
-            raise self._rejected(f"{name} was trained from another release than its run")
-        cost = max(self._costs(release["run_id"]), default=0.0)
-        if release["privacy"]["epsilon"] < cost - 1e-9:
-            self.findings.append(
-                Finding(
-                    kind="release-epsilon",
-                    what=f"{name} claims epsilon {release['privacy']['epsilon']:.4g}; its run and "
-                    f"monitoring cost a fresh block {cost:.4g}",
-                )
-            )
-
     def _costs(self, run_id: str) -> Iterator[float]:
         """Epsilon of each charged block, had it been fresh: its monitoring share and this run."""
-        for gateway, reserved in self._reserved(run_id):
+        for gateway, reserved in self._reserved.get(run_id, ()):
             for block, nano in reserved.nano.items():
                 policy = self.ledgers[gateway].accounts[block].policy
                 yield prices.epsilon_of(nano + policy.telemetry_nano, policy.delta, policy.alpha)
 
     def _rejected(
-        self, what: str, gateway: str | None = None, entry: int | None = None
+        self, what: str, gateway: str | None = None, entry: int | None = None, kind: str = "run"
     ) -> Rejected:
         return Rejected(
-            Deviation(kind="run", what=what, gateway=gateway, entry=entry, file="runs.jsonl")
+            Deviation(kind=kind, what=what, gateway=gateway, entry=entry, file="runs.jsonl")
         )
-
-
-def events_of(plan: Values, *, first: bool) -> list[Values]:
-    """What a plan charges: all steps of all rounds, and the evaluation.
-
-    Args:
-        first: as the first version did it, with two counts where now is one difference.
-    """
-    bound = int(plan["clip"] * 2 ** plan["grid_bits"])
-    training = {
-        "kind": "discrete-gaussian",
-        "sensitivity2": bound * bound,
-        "sigma2": plan["sigma2"],
-        "count": plan["rounds"] * plan["steps"],
-        "dimension": plan["dimension"],
-    }
-    if plan["sampling"] == "poisson":
-        training |= {"kind": "poisson-gaussian", "rate_ppm": plan["rate_ppm"]}
-    evaluation = {
-        "kind": "discrete-gaussian",
-        "sensitivity2": 1 if first else plan["max_records"] ** 2,
-        "sigma2": plan["evaluation_sigma2"],
-        "count": 1,
-        "dimension": 2 if first else 1,
-    }
-    return [training, evaluation]

@@ -143,6 +143,8 @@ class GatewayFacts:
         policy: the one adopted last, as the ledger holds it; None before schema 2.
         reviewer, reviewer_key: who approved that; None where nobody did.
         erasures: entries that record one.
+        as_of: when the ledger was as it is here: of the latest confirmation, else of the latest
+            head, by the clock of whoever signed it; None where there is neither.
     """
 
     gateway: str
@@ -159,11 +161,17 @@ class GatewayFacts:
     erasures: int
     blocks: tuple[BlockFacts, ...]
     charges: tuple[Charge, ...]
+    as_of: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Facts:
-    """What the bundle says of itself, and what was computed from it."""
+    """What the bundle says of itself, and what was computed from it.
+
+    Attributes:
+        as_of: what is said of all ledgers holds as of then: the smallest of theirs; None where one
+            has none. What was charged later cannot be known from a bundle.
+    """
 
     sha256: str
     made_at: float
@@ -172,6 +180,7 @@ class Facts:
     exporter_key: str
     witness_key: str | None
     gateways: tuple[GatewayFacts, ...]
+    as_of: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,6 +207,15 @@ class Verdict:
         """Whether the bound follows from the bundle: accepted, and no finding stands against."""
         return self.accepted and not any(finding.unproven for finding in self.findings)
 
+    @property
+    def pinned(self) -> bool:
+        """Whether the caller gave all keys; else the bundle's own word is taken for whose it is.
+
+        Anybody can make a bundle that adds up, under keys of their own.
+        """
+        return self.facts is not None and all(one.kind != "unpinned" for one in self.findings)
+
     def to_json(self) -> dict[str, Any]:
         """For programs."""
-        return {"accepted": self.accepted, "proven": self.proven, **asdict(self)}
+        said = {"accepted": self.accepted, "proven": self.proven, "pinned": self.pinned}
+        return {**said, **asdict(self)}

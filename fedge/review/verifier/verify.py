@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fedge.review.verifier import standing
 from fedge.review.verifier.account_facts import gateway_facts
 from fedge.review.verifier.archive import read_archive
 from fedge.review.verifier.artefacts import check_artefacts
@@ -18,6 +19,7 @@ from fedge.review.verifier.form import (
     hex64,
     hex128,
     listed,
+    moment,
     name32,
     nullable,
     one_of,
@@ -28,7 +30,11 @@ from fedge.review.verifier.form import (
     signed_by,
     text,
 )
+from fedge.review.verifier.freshness import check_times, coverage, earliest
 from fedge.review.verifier.heads import Heads
+from fedge.review.verifier.limits import TooMuchError, Work
+from fedge.review.verifier.lines import Lines
+from fedge.review.verifier.prices import Tariff
 from fedge.review.verifier.replay import Replay
 from fedge.review.verifier.runs import Runs
 from fedge.review.verifier.verdict import Deviation, Facts, Finding, GatewayFacts, Rejected, Verdict
@@ -39,7 +45,7 @@ SIGNED = b"fedge bundle 1\n"
 _GATEWAY: Shape = {"gateway": name32, "public_key": hex64, "name": text}
 _INDEX: Shape = {
     "schema": one_of(1),
-    "made_at": lambda value: type(value) in (int, float),
+    "made_at": moment,
     "made_by": one_of("gateway", "coordinator"),
     "fedge": text,
     "simulated": flag,
@@ -77,13 +83,13 @@ def verify_bundle(
         if not hex64(key):
             raise ValueError(f"a public key is 64 lower-case hex digits, not {key!r}")
     try:
-        data, files = read_archive(path)
+        digest, files = read_archive(path)
         index = _index(files)
         check = _Check(index, files, witness_key, frozenset(reviewer_keys), frozenset(gateway_keys))
         check.keys()
     except Rejected as rejected:
         return Verdict(deviations=(rejected.deviation,), findings=(), facts=None)
-    return check.contents(sha256(data))
+    return check.contents(digest)
 
 
 def _index(files: Mapping[str, bytes]) -> Mapping[str, Any]:
@@ -115,6 +121,10 @@ class _Check:
     gateway_keys: frozenset[str]
     deviations: list[Deviation] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._work = Work()
+        self._tariff = Tariff(self._work)  # one for all ledgers: their runs are the same ones
 
     def keys(self) -> None:
         """Whose bundle it is, and about whom."""
@@ -157,6 +167,7 @@ class _Check:
             replay, known = self._ledger(one)
             replays[one["gateway"]] = replay
             facts.append(known)
+        self._standing(facts)
         runs = Runs(replays, self.index["made_by"] == "coordinator")
         runs.check(self._lines("runs.jsonl"), self._lines("releases.jsonl"))
         self.deviations += runs.deviations
@@ -166,8 +177,8 @@ class _Check:
     def _ledger(self, one: Mapping[str, str]) -> tuple[Replay, GatewayFacts]:
         gateway, folder = one["gateway"], f"gateways/{one['gateway']}"
         entries = self._lines(f"{folder}/entries.jsonl")
-        replay = Replay(gateway, one["public_key"], self.reviewer_keys)
-        if not entries:
+        replay = Replay(gateway, one["public_key"], self.reviewer_keys, self._work, self._tariff)
+        if not len(entries):
             what = "its ledger is missing"
             replay.deviations.append(Deviation(kind="truncated", what=what, gateway=gateway))
         replay.run(entries)
@@ -184,16 +195,43 @@ class _Check:
         if not replay_ended_early:  # what it did not reach would only look unsettled
             check_artefacts(replay, self._lines(f"{folder}/artefacts.jsonl"))
         self.deviations += _in_order(replay.deviations, heads.deviations)
-        self.findings += [*replay.findings, *_coverage(heads, len(entries))]
+        self.findings += [
+            *replay.findings,
+            *coverage(heads, len(entries)),
+            *check_times(replay, heads, self.index["made_at"]),
+        ]
         return replay, gateway_facts(one, replay, heads)
 
-    def _lines(self, name: str) -> list[bytes]:
-        data = self.files.get(name, b"")
-        if data and not data.endswith(b"\n"):
-            self.deviations.append(
-                Deviation(kind="truncated", what="it ends within a line", file=name)
+    def _lines(self, name: str) -> Lines:
+        lines = Lines(self.files.get(name, b""))
+        if lines.data and not lines.data.endswith(b"\n"):
+            self._deviates("truncated", "it ends within a line", name)
+        try:
+            self._work.take("lines", len(lines))
+        except TooMuchError as error:
+            self._deviates("limit", str(error), name)
+            return Lines()
+        return lines
+
+    def _deviates(self, kind: str, what: str, file: str) -> None:
+        self.deviations.append(Deviation(kind=kind, what=what, file=file))
+
+    def _standing(self, facts: Sequence[GatewayFacts]) -> None:
+        """What the exporter says that it knows of the ledgers, if it says anything."""
+        if standing.FILE not in self.files:
+            return
+        held = {
+            one.gateway: (
+                len(Lines(self.files.get(f"gateways/{one.gateway}/entries.jsonl", b""))),
+                one.witnessed_size,
             )
-        return data.split(b"\n")[:-1]
+            for one in facts
+        }
+        try:
+            value = _object(self.files, standing.FILE, None)
+            self.findings += standing.check_standing(value, held)
+        except Rejected as rejected:
+            self.deviations.append(rejected.deviation)
 
     def _note_unpinned(self) -> None:
         for known, what in (
@@ -219,6 +257,7 @@ class _Check:
             exporter_key=index["exporter_key"],
             witness_key=index["witness_key"],
             gateways=tuple(gateways),
+            as_of=earliest([one.as_of for one in gateways]),
         )
         return Verdict(
             deviations=tuple(self.deviations), findings=tuple(self.findings), facts=facts
@@ -230,26 +269,6 @@ def _in_order(replayed: Sequence[Deviation], heads: Sequence[Deviation]) -> list
     found = [*replayed, *heads]
     # Without an entry number it is a file as a whole that deviates: after what can be named.
     return sorted(found, key=lambda one: (one.entry is None, one.entry or 0))
-
-
-def _coverage(heads: Heads, entries: int) -> list[Finding]:
-    """Entries that nobody signed or confirmed: whoever made the bundle may have made them."""
-    found = []
-    for kind, size, what in (
-        ("unsigned-entries", heads.signed_size, "under no head that the gateway signed"),
-        ("unwitnessed-entries", heads.witnessed_size, "not confirmed by a witness"),
-    ):
-        if size < entries:
-            found.append(
-                Finding(
-                    kind=kind,
-                    what=f"the last {entries - size} of {entries} entries are {what}",
-                    gateway=heads.gateway,
-                    entry=size,
-                    unproven=True,
-                )
-            )
-    return found
 
 
 def _object(files: Mapping[str, bytes], name: str, shape: Shape | None) -> dict[str, Any]:
