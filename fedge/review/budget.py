@@ -123,6 +123,7 @@ class _Tally:
 
     @classmethod
     def of(cls, entries: Iterable[bytes]) -> _Tally:
+        """From the bytes of all entries of a chain, in their order."""
         tally = cls()
         for entry in map(read_entry, entries):
             match entry:

@@ -6,93 +6,24 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from fakes.choices import choice_of, studied
 from fakes.ledger_fleet import (
     CENTRE,
     REVIEWER,
     fleet_policy,
     gateway_key,
-    play_fleet,
-    played_gateway,
-    push_ledger,
-    run_spec,
 )
 
-from fedge.cli.main import main
 from fedge.config import ServerSettings
-from fedge.identity import Identity
-from fedge.privacy.policy import write_policy
 from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.source import BundleSource
-from fedge_server.admin import init_server
-from fedge_server.database import Database
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(scope="module")
-def source(tmp_path_factory: pytest.TempPathFactory) -> BundleSource:
-    return play_fleet(tmp_path_factory.mktemp("fleet"))
-
-
-@pytest.fixture
-def bundle(source: BundleSource, tmp_path: Path) -> Path:
-    path = tmp_path / "ledger-bundle.zip"
-    write_bundle(path, source, CENTRE, 1_790_300_000.0)
-    return path
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """The command as the console script runs it: exit status, stdout, stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedge", "ledger", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "200")
-        with pytest.raises(SystemExit) as ended:
-            main()
-            raise SystemExit(0)
-        out, err = capsys.readouterr()
-        return int(ended.value.code or 0), out, err
-
-    return run
-
-
-@pytest.fixture
-def gateway_folder(tmp_path: Path) -> Iterator[Path]:
-    """A gateway's folder, whose state file an agent (here: this process) holds open."""
-    state = tmp_path / "gw" / "state"
-    state.mkdir(parents=True)
-    (tmp_path / "gw" / "gateway.toml").write_text('state_dir = "state"\nruntime_dir = "run"\n')
-    write_policy(fleet_policy(), state / "policy.toml")
-    own = Identity.create(state / "identity.pem")
-    with played_gateway(state, identity=own, file="state.sqlite") as one:
-        for block in range(2):
-            one.ledger.open_block(block)
-            one.window(block, block)
-        one.run(run_spec(1, (0,)), (0,))
-        yield tmp_path / "gw"
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Path:
-    """A coordinator's folder; one gateway's ledger is complete, the other's lags."""
-    policy = tmp_path / "policy.toml"
-    write_policy(fleet_policy(), policy)
-    settings = init_server(tmp_path / "host", policy=policy)
-    with Database(settings.database) as database:
-        for number in range(2):
-            with played_gateway(tmp_path, number) as one:
-                one.ledger.open_block(0)
-                one.window(0, 0)
-                push_ledger(database, settings, one, until=None if number == 0 else 3)
-                if number == 1:  # an entry is missing before the last ones
-                    push_ledger(database, settings, one, first=4, signed=False)
-    return tmp_path / "host"
 
 
 # --- verify -----------------------------------------------------------------------------
@@ -106,15 +37,25 @@ def test_an_honest_bundle_is_accepted(run: Run, bundle: Path) -> None:
     status, out, _ = run("verify", bundle, *keys)
 
     assert status == 0
-    assert out.startswith("proven: 3 gateways")
+    assert out.startswith("proven") and ": 3 gateways, " in out.splitlines()[0]
+    assert ", as of 2026-09-22 02:14:22 UTC: " in out.splitlines()[0]
     assert "not given" not in out
 
 
 def test_the_bundles_own_word_is_said_to_be_that(run: Run, bundle: Path) -> None:
+    """In the first line, also where some keys were given, and to programs in a field of its own."""
+    keys = ["--witness-key", CENTRE.public_key.hex(), "--reviewer-key", REVIEWER.public_key.hex()]
     status, out, _ = run("verify", bundle)
+    some, said, _ = run("verify", bundle, *keys)
 
-    assert status == 0
+    assert status == some == 0
+    assert "proven, if the keys in it are the right ones" in out.splitlines()[0]
     assert "witness's key was not given" in out
+    assert "proven, if the keys that were not given are the right" in said.splitlines()[0]
+    assert json.loads(run("verify", bundle, *keys, "--json")[1])["pinned"] is False
+    for number in range(3):
+        keys += ["--gateway-key", gateway_key(number).public_key.hex()]
+    assert json.loads(run("verify", bundle, *keys, "--json")[1])["pinned"] is True
 
 
 def test_a_deviation_is_named_with_status_3(run: Run, source: BundleSource, tmp_path: Path) -> None:
@@ -134,7 +75,7 @@ def test_verify_answers_json(run: Run, bundle: Path) -> None:
     status, out, _ = run("verify", bundle, "--json")
     found = json.loads(out)
 
-    assert status == 0 and found["accepted"] and found["proven"]
+    assert status == 0 and found["accepted"] and found["proven"] and not found["pinned"]
     assert sum(len(one["blocks"]) for one in found["facts"]["gateways"]) == 9
 
 
@@ -191,9 +132,12 @@ def test_a_rejected_bundle_gets_a_report_that_says_so(
     assert found["verdict"] == "rejected" and found["blocks"] == []
 
 
-def test_wrong_formats_and_contacts_are_settings(run: Run, bundle: Path, tmp_path: Path) -> None:
-    status, _, err = run("report", bundle, "--out", tmp_path / "r", "--format", "docx")
-    assert status == 1 and "docx" in err
+def test_a_wrong_format_is_usage_and_wrong_contacts_are_settings(
+    run: Run, bundle: Path, tmp_path: Path
+) -> None:
+    for formats in ("docx", "html,docx", ","):
+        status, _, err = run("report", bundle, "--out", tmp_path / "r", "--format", formats)
+        assert status == 2 and formats in err and not (tmp_path / "r").exists()
 
     (tmp_path / "c.toml").write_text("contrler = 'x'")
     status, _, err = run(
@@ -299,6 +243,24 @@ def test_the_servers_settings_price_the_plan(run: Run, server: Path) -> None:
 
     assert status == 0
     assert json.loads(out)["plan"]["steps"] == own.steps
+
+
+def test_the_plan_says_what_chose_the_adapter(run: Run, server: Path, gateway_folder: Path) -> None:
+    """The recorded choice, whose rate it then plans; that there is none; or who would know."""
+    policy = fleet_policy()
+    choice = choice_of(policy, studied(policy, learning_rate=0.7))
+    file = server / "server.toml"
+    bare, _, _ = file.read_text().partition("[training]")
+    (server / "choice.json").write_bytes(choice.to_bytes())
+    file.write_text(bare + '\n[training]\nchoice = "choice.json"\n')
+
+    told = json.loads(run("plan", "--server", server, "--json")[1])
+    assert told["choice"] == choice.summary() and told["plan"]["learning_rate"] == 0.7
+    assert choice.content_sha256[:16] in run("plan", "--server", server)[1]
+    file.write_text(bare)
+    assert json.loads(run("plan", "--server", server, "--json")[1])["choice"] is None
+    assert "not recorded" in run("plan", "--server", server)[1]
+    assert "the centre's settings say" in run("plan", "--gateway", gateway_folder)[1]
 
 
 def test_asking_for_help_loads_nothing_heavy() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 
-from fedge.review.report import words
+from fedge.review.report import trust_words, words
 from fedge.review.report.document import Block, Bullets, Grid, Paragraph, Section, cut
 from fedge.review.report.model import BlockLine, ComplianceReport, Remark
 from fedge.review.report.plots import MOST_BARS, budget_bars
+from fedge.review.report.verdict_words import as_of_words, tone, verdict_words
 
 MOST_BLOCKS = 60
+NOTE = "note"
 NEARLY_SPENT = 0.95
 """A block of whose cap so much is taken is marked."""
 
@@ -24,21 +25,30 @@ def guarantee_section(report: ComplianceReport) -> Section:
     elif report.verdict == "unproven":
         text = "As long as the findings below stand, what follows is claimed and not proven."
         blocks.append(Paragraph(text))
+    elif tone(report) != "good":
+        text = (
+            f"What follows is {verdict_words(report)}; it speaks of what happened up to the last "
+            f"countersignatures ({as_of_words(report)})."
+        )
+        blocks.append(Paragraph(text))
     for policy in report.present_policies:
         own = [line for line in report.blocks if line.budget.policy == policy]
         gateways = len({line.budget.gateway for line in own})
-        blocks.append(Paragraph(words.guarantee(policy)))
+        excluded = {what for line in own for what in line.budget.excluded}
+        blocks.append(Paragraph(words.guarantee(policy, excluded)))
         blocks.append(
             Paragraph(
                 f"This policy holds for {words.count_of(len(own), 'block')} at "
                 f"{words.count_of(gateways, 'gateway')}. "
-                f"{words.plainly(policy, own[0].budget.epsilon)}"
+                f"{words.plainly(policy, own[0].budget.epsilon, excluded)}"
             )
         )
-    excluded = Counter(what for line in report.blocks for what in line.budget.excluded)
     if worst is not None:
+        shown = trust_words.implementation(
+            len(report.audits), sum(a.passed is True for a in report.audits)
+        )
         blocks.append(Paragraph("Not covered by this bound:"))
-        blocks.append(Bullets(words.unprotected(worst.budget.policy, excluded)))
+        blocks.append(Bullets(trust_words.unprotected(worst.budget.policy, report.excluded, shown)))
         blocks += _exposure(report)
     return Section("What is guaranteed", "guarantee", tuple(blocks))
 
@@ -77,26 +87,35 @@ def findings_section(report: ComplianceReport) -> Section:
             f"entry: nothing that it says is to be relied on until this is explained."
         )
         blocks.append(Paragraph(text))
-    grouped: dict[tuple[bool, str], list[Remark]] = {}
-    for remark in sorted(report.remarks, key=lambda one: not one.unproven):
-        grouped.setdefault((remark.unproven, remark.what), []).append(remark)
+    grouped: dict[tuple[str, str], list[Remark]] = {}
+    for remark in sorted(report.remarks, key=lambda one: (not one.unproven, not one.reserves)):
+        grouped.setdefault((weight_of(remark), remark.what), []).append(remark)
     rows = tuple(
         (
-            "guarantee unproven" if unproven else "note",
+            weight,
             words.listed(sorted({one.name or "the bundle" for one in alike})),
             words.listed(sorted({str(o.entry) for o in alike if o.entry is not None}), 3),
             what,
         )
-        for (unproven, what), alike in grouped.items()
+        for (weight, what), alike in grouped.items()
     )
     shown, hidden = cut(rows, MOST_BLOCKS)
     if shown:
-        marked = frozenset(place for place, (unproven, _) in enumerate(grouped) if unproven)
+        marked = frozenset(place for place, (weight, _) in enumerate(grouped) if weight != NOTE)
         heads = ("weight", "gateway", "entry", "what was found")
         blocks.append(Grid(heads, shown, marked=marked, widths=(2, 2, 1, 8), hidden=hidden))
     elif report.deviation is None:
         blocks.append(Paragraph("None: every check passed without a remark."))
     return Section("Findings", "findings", tuple(blocks))
+
+
+def weight_of(remark: Remark) -> str:
+    """What a remark does to the verdict."""
+    if remark.unproven:
+        return "guarantee unproven"
+    if remark.kind == "unpinned":
+        return "condition"
+    return "reservation" if remark.reserves else NOTE
 
 
 def _where(name: str, entry: int | None) -> str:
@@ -126,7 +145,8 @@ def budget_section(report: ComplianceReport) -> Section:
         "Cap, monitoring, retraining and remaining are in the ledger's unit (RDP at the policy's "
         "order). Monitoring is what is reserved for it. Retraining: released / reserved. "
         f"Marked: {100 * NEARLY_SPENT:.0f} % or more of the cap is taken, or something is left out "
-        "or lost. Verifier: the independent second calculation of epsilon."
+        "(escalation: records sent on un-noised) or lost. Verifier: the independent second "
+        "calculation of epsilon."
     )
     widths = (2.0, 1.0, 2.4, 1.2, 1.7, 2.3, 1.6, 1.4, 1.1, 1.2)
     grid = Grid(heads, rows, marked=marked, widths=widths, hidden=hidden, note=note)
@@ -142,7 +162,7 @@ def _block_row(line: BlockLine) -> tuple[str, ...]:
     budget = line.budget
     return (
         budget.name,
-        f"{budget.block}{' (lost its budget)' if budget.recovered else ''}",
+        f"{budget.block}{_block_marks(line)}",
         words.when(budget.opened_at),
         words.rdp(budget.cap_nano),
         words.rdp(budget.telemetry_nano),
@@ -152,6 +172,13 @@ def _block_row(line: BlockLine) -> tuple[str, ...]:
         f"{budget.epsilon_cap:g}",
         words.bound(line.verified_epsilon),
     )
+
+
+def _block_marks(line: BlockLine) -> str:
+    """What is special about a block, beside its number."""
+    marks = ["lost its budget"] if line.budget.recovered else []
+    marks += [f"without {what}" for what in line.budget.excluded]
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def projection_section(report: ComplianceReport) -> Section:
@@ -175,7 +202,8 @@ def projection_section(report: ComplianceReport) -> Section:
         "none fits, a gateway declines to train on that block; monitoring goes on, and a new block "
         "starts with a budget of its own. No budget is ever raised for a block that is open."
     )
-    grid = Grid(heads, rows, widths=(2, 4, 1.5, 4, 2))
+    shown, hidden = cut(rows, MOST_BLOCKS)
+    grid = Grid(heads, shown, widths=(2, 4, 1.5, 4, 2), hidden=hidden)
     return Section("What still fits", "projection", (Paragraph(text), grid))
 
 

@@ -7,13 +7,18 @@ verifier's disagree, the bundle is rejected: one of them is wrong.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from fedge.errors import FedgeError
 from fedge.review.budget import epsilon_across, worst_first
 from fedge.review.prices import price_run, runs_in_fresh_block
-from fedge.review.report.evidence import accuracy_of, audits_of, estimate_of, lag_of
+from fedge.review.report.choices import choice_facts, choices_of
+from fedge.review.report.evidence import accuracy_of, audits_of, estimate_of
+from fedge.review.report.keys import key_lines, unpinned_kinds
 from fedge.review.report.model import (
     BlockLine,
     ComplianceReport,
@@ -22,6 +27,8 @@ from fedge.review.report.model import (
     Remark,
 )
 from fedge.review.report.parts import LedgerPart, read_ledger
+from fedge.review.report.standing import lag_of, standing_remarks
+from fedge.review.report.visible import display_names
 from fedge.review.source import Bundle
 from fedge.review.verifier import Facts, Verdict
 
@@ -34,6 +41,7 @@ def build_report(
     verdict: Verdict,
     *,
     verified_at: float,
+    file: Path | None = None,
     controller: Mapping[str, Any] | None = None,
     estimate: bool = True,
 ) -> ComplianceReport:
@@ -42,6 +50,7 @@ def build_report(
     Args:
         bundle: as it was read; None where it could not be, which only a rejected one may.
         verified_at: when the verifier ran, seconds since the epoch.
+        file: the bundle's, whose hash is named also where nothing else of it can be read.
         controller: contacts and declarations from the controller's own file.
         estimate: also compute the tighter estimate, which needs dp-accounting.
 
@@ -50,11 +59,13 @@ def build_report(
     """
     if bundle is None and verdict.accepted:
         raise ValueError("an accepted bundle can be read")
-    deviation = _deviation(verdict)
+    facts = verdict.facts
+    names = display_names(() if facts is None else ((g.gateway, g.name) for g in facts.gateways))
+    deviation = _deviation(verdict, names)
     parts: list[LedgerPart] = []
     if bundle is not None and deviation is None:
         try:
-            parts = _parts(bundle, verdict)
+            parts = _parts(bundle, verdict, names)
         except FedgeError as error:
             deviation = _disagree(
                 f"the ledger's own replay refuses what the verifier took: {error}"
@@ -62,23 +73,27 @@ def build_report(
     disagreement = next((part.disagreement for part in parts if part.disagreement), "")
     if disagreement:
         deviation, parts = _disagree(disagreement), []
-    facts = verdict.facts
     evidence = {} if bundle is None else bundle.source.evidence
     lines = _lines(parts)
+    policies = tuple(change for part in parts for change in part.policies)
+    unpinned = unpinned_kinds(verdict)
     return ComplianceReport(
-        bundle_sha256=_fact(facts, "sha256"),
-        made_at=facts.made_at if facts is not None else float("nan"),
-        made_by=_fact(facts, "made_by"),
-        exporter_key=_fact(facts, "exporter_key"),
-        fedge=_fact(facts, "fedge"),
+        bundle_sha256=_sha256(facts, file),
+        made_at=None if facts is None else facts.made_at,
+        made_by="" if facts is None else facts.made_by,
+        exporter_key="" if facts is None else facts.exporter_key,
+        fedge="" if facts is None else facts.fedge,
         simulated=bundle is not None and bundle.source.simulated,
         verified_at=verified_at,
+        as_of=None if facts is None or deviation is not None else facts.as_of,
+        unpinned=unpinned,
+        keys=key_lines(facts, policies, unpinned, names),
         deviation=deviation,
-        remarks=_remarks(verdict),
+        remarks=(*_remarks(verdict, names), *standing_remarks(verdict, evidence, names)),
         blocks=lines,
         charges=tuple(charge for part in parts for charge in part.charges),
         projections=tuple(p for part in parts if (p := _projection(part)) is not None),
-        policies=tuple(change for part in parts for change in part.policies),
+        policies=policies,
         incidents=tuple(incident for part in parts for incident in part.incidents),
         integrity=tuple(_integrity(part, evidence) for part in parts),
         exposure=_exposure(lines),
@@ -91,7 +106,20 @@ def build_report(
     )
 
 
-def _deviation(verdict: Verdict) -> Remark | None:
+def _sha256(facts: Facts | None, file: Path | None) -> str:
+    """Of the file; empty where it cannot be read any more, or was not named."""
+    if facts is not None:
+        return facts.sha256
+    if file is None:
+        return ""
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def _deviation(verdict: Verdict, names: Mapping[str, str]) -> Remark | None:
     if verdict.accepted:
         return None
     if not verdict.deviations:
@@ -100,10 +128,11 @@ def _deviation(verdict: Verdict) -> Remark | None:
     file = f"{first.file}: " if first.file and first.entry is None else ""
     return Remark(
         gateway=first.gateway or "",
-        name=_name(verdict, first.gateway),
+        name=_name(names, first.gateway),
         entry=first.entry,
         what=file + first.what,
         unproven=True,
+        kind=first.kind,
     )
 
 
@@ -111,31 +140,29 @@ def _disagree(what: str) -> Remark:
     return Remark(gateway="", name="", entry=None, what=what, unproven=True)
 
 
-def _remarks(verdict: Verdict) -> tuple[Remark, ...]:
+def _remarks(verdict: Verdict, names: Mapping[str, str]) -> tuple[Remark, ...]:
     return tuple(
         Remark(
             gateway=finding.gateway or "",
-            name=_name(verdict, finding.gateway),
+            name=_name(names, finding.gateway),
             entry=finding.entry,
             what=finding.what,
             unproven=finding.unproven,
+            kind=finding.kind,
         )
         for finding in verdict.findings
     )
 
 
-def _name(verdict: Verdict, gateway: str | None) -> str:
-    gateways = () if verdict.facts is None else verdict.facts.gateways
-    return next((one.name for one in gateways if one.gateway == gateway), gateway or "")
+def _name(names: Mapping[str, str], gateway: str | None) -> str:
+    return names.get(gateway or "", gateway or "")
 
 
-def _fact(facts: Facts | None, name: str) -> str:
-    return "not known" if facts is None else str(getattr(facts, name))
-
-
-def _parts(bundle: Bundle, verdict: Verdict) -> list[LedgerPart]:
+def _parts(bundle: Bundle, verdict: Verdict, names: Mapping[str, str]) -> list[LedgerPart]:
+    """By name as it is shown: the one in the bundle may be of any length and hold anything."""
     facts = {} if verdict.facts is None else {one.gateway: one for one in verdict.facts.gateways}
-    ledgers = sorted(bundle.source.gateways, key=lambda one: (one.name, one.gateway))
+    ledgers = [replace(one, name=names[one.gateway]) for one in bundle.source.gateways]
+    ledgers.sort(key=lambda one: (one.name, one.gateway))
     return [read_ledger(ledger, facts[ledger.gateway]) for ledger in ledgers]
 
 
@@ -180,7 +207,7 @@ def _integrity(part: LedgerPart, evidence: Mapping[str, Mapping[str, Any]]) -> I
         witnessed=facts.witnessed_size,
         witnessed_at=facts.witnessed_at,
         root=facts.root,
-        lag=lag_of(evidence, ledger.gateway),
+        lag=lag_of(evidence, ledger.gateway, facts.entries),
         settled=len(part.settled),
         linked=len(part.settled & sent),
     )
@@ -194,6 +221,7 @@ def _exposure(lines: tuple[BlockLine, ...]) -> dict[int, float]:
 
 
 def _releases(bundle: Bundle) -> tuple[Mapping[str, Any], ...]:
+    choices = choices_of(bundle)
     return tuple(
         {
             "family": one.family,
@@ -202,6 +230,7 @@ def _releases(bundle: Bundle) -> tuple[Mapping[str, Any], ...]:
             "parent": one.parent,
             "manifest_sha256": one.manifest_sha256,
             "privacy": dict(one.privacy),
+            **choice_facts(one, bundle, choices),
         }
         for one in bundle.source.releases
     )

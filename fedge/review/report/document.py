@@ -8,6 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+LONG_WORD = 24
+"""Characters that are never broken across lines: numbers, times, ids of runs. What has more without
+a blank, such as a hash, may be broken."""
+
 Tone = Literal["good", "warn", "bad", "plain"]
 
 

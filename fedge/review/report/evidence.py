@@ -15,12 +15,13 @@ from fedge.review.source import GatewayLedger
 
 
 def audits_of(evidence: Mapping[str, Mapping[str, Any]]) -> tuple[AuditResult, ...]:
-    """Audits by name; one that cannot be read says so and counts as not known."""
-    return tuple(
+    """Audits of the code, then of releases by counter; an unreadable one counts as not known."""
+    found = [
         _audit(name.removeprefix(AUDIT), value)
         for name, value in sorted(evidence.items())
         if name.startswith(AUDIT)
-    )
+    ]
+    return tuple(sorted(found, key=lambda one: -1 if one.release is None else one.release))
 
 
 def _audit(name: str, value: Mapping[str, Any]) -> AuditResult:
@@ -30,12 +31,18 @@ def _audit(name: str, value: Mapping[str, Any]) -> AuditResult:
         return AuditResult(
             name=name, at="", method=f"unreadable: {error}", claimed=None, lower=None, passed=None
         )
+    about = "" if found.release is None else f", release {found.release}"
     bugs = found.bugs_seeded
     method = f"{found.runs} trainings of {found.task}, {found.canaries} canaries in each"
     if bugs:
         method += f"; {len(found.bugs_flagged)} of {len(bugs)} planted bugs found"
+    for case in found.cases:
+        if case.claimed_epsilon is not None and not case.seeded_bug:
+            shown, claimed = words.number(case.lower_bound), words.number(case.claimed_epsilon)
+            method += f"; {case.name}: {shown} shown of {claimed} claimed"
     return AuditResult(
-        name=name,
+        name=f"{found.kind}{about}",
+        release=found.release,
         at=words.moment(found.at),
         method=f"{method}; confidence {100 * found.confidence:g} %",
         claimed=found.claimed_epsilon,
@@ -56,11 +63,17 @@ def accuracy_of(evidence: Mapping[str, Mapping[str, Any]]) -> tuple[ClassAccurac
 def _class(row: Mapping[str, Any]) -> ClassAccuracy:
     return ClassAccuracy(
         label=str(row["class"]),
-        rows=int(row["rows"]),
+        rows=_rows(row["rows"]),
         stale=_share(row["stale"]),
         private=_share(row["private"]),
         nonprivate=_share(row["nonprivate"]),
     )
+
+
+def _rows(value: Any) -> int:
+    if type(value) is not int or not 0 < value < 2**53:
+        raise ValueError(f"{value} is no number of rows")
+    return value
 
 
 def _share(value: Any) -> float | None:
@@ -68,15 +81,6 @@ def _share(value: Any) -> float | None:
     if value is not None and not 0 <= float(value) <= 1:
         raise ValueError(f"{value} is no share")
     return None if value is None else float(value)
-
-
-def lag_of(evidence: Mapping[str, Mapping[str, Any]], gateway: str) -> str:
-    """What the exporter knows to be missing of a ledger; empty where it says nothing."""
-    try:
-        gateways = evidence.get("standing", {}).get("gateways", ())
-        return str({one["gateway"]: one["lag"] for one in gateways}.get(gateway, ""))
-    except (AttributeError, KeyError, TypeError):
-        return "not known: the exporter's own words cannot be read"
 
 
 def estimate_of(

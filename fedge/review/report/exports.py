@@ -8,18 +8,20 @@ fedge cannot know is marked for the controller to fill in, never guessed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from fedge.records import PUBLIC_BY_DESIGN, PrivacyPolicy
-from fedge.review.report import words
+from fedge.review.report import trust_words, words
 from fedge.review.report.model import ComplianceReport
+from fedge.review.report.verdict_words import UNREADABLE, as_of_words, verdict_facts, verdict_words
 
 TO_FILL_IN = "to be filled in by the controller"
+NOT_AFFIRMED = "not affirmed: the bundle was rejected, and nothing that it says is relied on"
 
-SECURITY = (
-    "noise is drawn on the gateway from the operating system's entropy, before anything leaves it",
-    "records stay on the gateway; files of keys and records are readable by their owner alone",
+_SECURITY = (
+    "files of keys and records are readable by their owner alone",
     "everything that leaves is signed by the gateway's own Ed25519 key",
     "the ledger is a hash chain with signed heads, countersigned by the coordinator",
     "releases are signed by two keys and verified on the gateway before they are installed",
@@ -29,16 +31,34 @@ _RECIPIENTS = (
     "the coordinator: noised statistics, updates and evaluations, and public facts",
     "gateways of the fleet: released models",
 )
+_TO_RECIPIENTS = {
+    "escalation": "the server of the larger model: single records, un-noised",
+    "sketches": f"the coordinator: {words.EXCLUDED['sketches']}",
+}
+_FROM_THE_BUNDLE = (
+    *("purposes", "recipients", "security_measures", "bounds_by_the_ledgers"),
+    *("flavour", "privacy_unit", "privacy_loss", "deployment_model", "data_domain"),
+    *("unprotected_quantities", "accounting"),
+)
+"""Items of either file that are told from a bundle, and of a rejected one are not."""
+
+
+def security_measures(report: ComplianceReport) -> list[str]:
+    """How fedge protects records, as it is built; what ledgers leave out is said with it."""
+    noised = "noise is drawn on the gateway from the operating system's entropy, before anything"
+    kept = "records stay on the gateway"
+    if report.excluded:
+        noised = noised.removesuffix("anything") + "what this bound covers"
+        kept += f", but not {words.left_out(report.excluded)}"
+    return [f"{noised} leaves it", kept, *_SECURITY]
 
 
 def processing_record(report: ComplianceReport) -> dict[str, Any]:
     """What Article 30(1) asks a controller to record, as far as the ledgers tell."""
     own = report.controller
     purposes = sorted({m.purpose for charge in report.charges for m in charge.mechanisms})
-    recipients = list(_RECIPIENTS)
-    if any("escalation" in line.budget.excluded for line in report.blocks):
-        recipients.append("the server of the larger model: single records, un-noised")
-    return {
+    recipients = [*_RECIPIENTS, *(_TO_RECIPIENTS.get(kind, kind) for kind in report.excluded)]
+    found = {
         "schema": "gdpr-article-30-1",
         "title": "Record of processing activities (draft from a privacy ledger)",
         "controller": _contact(own, "controller"),
@@ -53,11 +73,22 @@ def processing_record(report: ComplianceReport) -> dict[str, Any]:
         "time_limits_for_erasure": {
             "records": own.get("time_limits_for_erasure", TO_FILL_IN),
             "ledger": "entries are kept as long as a release that they account for is in use",
-            "erasures_in_the_ledger": sum(i.kind == "erased" for i in report.incidents),
+            "erasures_in_the_ledger": NOT_AFFIRMED
+            if report.verdict == "rejected"
+            else sum(i.kind == "erased" for i in report.incidents),
         },
-        "security_measures": [*SECURITY, *_bounds(report)],
+        "security_measures": security_measures(report),
+        "basis_of_security_measures": "how fedge is built; a ledger shows none of them",
+        "bounds_by_the_ledgers": _bounds(report) or "none: no block of data was opened",
+        "verification": verdict_facts(report),
         "note": "Made from the ledger; the controller completes and answers for it.",
     }
+    return _without_claims(found) if report.verdict == "rejected" else found
+
+
+def _without_claims(found: dict[str, Any]) -> dict[str, Any]:
+    """The same, where nothing that a rejected bundle says of itself is repeated."""
+    return {name: NOT_AFFIRMED if name in _FROM_THE_BUNDLE else found[name] for name in found}
 
 
 def _contact(own: Mapping[str, Any], name: str) -> str | Mapping[str, Any]:
@@ -66,37 +97,37 @@ def _contact(own: Mapping[str, Any], name: str) -> str | Mapping[str, Any]:
 
 
 def _bounds(report: ComplianceReport) -> list[str]:
-    return [words.guarantee(policy) for policy in report.present_policies]
+    """What the ledgers show, each under the verdict."""
+    verdict = f"{verdict_words(report)}, {as_of_words(report)}"
+    if report.verdict == "unproven":
+        verdict = f"claimed and NOT proven, {as_of_words(report)}"
+    return [
+        f"{verdict}: {words.guarantee(policy, report.excluded)}"
+        for policy in report.present_policies
+    ]
 
 
 def registry_entry(report: ComplianceReport) -> dict[str, Any]:
     """An entry for a public registry of deployments of differential privacy."""
     worst = report.worst
-    return {
+    found = {
         "schema": "dp-deployment-tier-3",
         "deployment": {
             "name": report.controller.get("deployment", TO_FILL_IN),
             "data_curator": _contact(report.controller, "controller"),
             "intended_use": "drift monitoring and retraining of models on edge gateways",
-            "published": report.made_at,
-            "gateways": len(report.integrity),
+            "published": UNREADABLE if report.made_at is None else words.iso(report.made_at),
+            "gateways": len(report.integrity) or "not known",
         },
         "flavour": "approximate differential privacy, (epsilon, delta), accounted as Renyi "
         "differential privacy at one order fixed in advance",
         "privacy_unit": _units(report),
         "privacy_loss": {
             "per_block": [_parameters(policy) for policy in report.present_policies],
-            "largest_spent_epsilon": None if worst is None else worst.budget.epsilon,
-            "across_blocks": {str(count): value for count, value in report.exposure.items()},
+            "largest_spent_epsilon": None if worst is None else _epsilon(worst.budget.epsilon),
+            "across_blocks": {str(n): _epsilon(value) for n, value in report.exposure.items()},
         },
-        "deployment_model": {
-            "model": "local to each gateway: noise is added before anything leaves it",
-            "trusted_parties": ["each gateway, for its own records"],
-            "actors": [
-                {"who": who, "sees": sees, "protection": protection}
-                for who, sees, protection in words.WHO_SEES_WHAT
-            ],
-        },
+        "deployment_model": _deployment_model(report),
         "data_domain": {
             "description": report.controller.get("data_domain", TO_FILL_IN),
             "block": [words.block_words(policy) for policy in report.present_policies],
@@ -104,7 +135,7 @@ def registry_entry(report: ComplianceReport) -> dict[str, Any]:
         "unprotected_quantities": [
             *PUBLIC_BY_DESIGN,
             *(text for policy in report.present_policies for text in policy.public),
-            *sorted({what for line in report.blocks for what in line.budget.excluded}),
+            *words.exclusions(report.excluded),
         ],
         "accounting": {
             "composition": "sum over retrainings and evaluations of a block, plus monitoring's "
@@ -114,17 +145,43 @@ def registry_entry(report: ComplianceReport) -> dict[str, Any]:
             "enforced_by": "a ledger on the gateway: reserve, then run, then settle",
             "mechanisms": _mechanisms(report),
         },
-        "implementation": {
-            "software": f"fedge {report.fedge}",
-            "noise": sorted({kind for charge in report.charges for kind in charge.noise}),
-            "security": list(SECURITY),
-            "verification": {
-                "verdict": report.verdict,
-                "bundle_sha256": report.bundle_sha256,
-                "findings": [remark.what for remark in report.remarks],
-            },
-            "audits": [audit.name for audit in report.audits] or "no audit evidence",
-        },
+        "implementation": _implementation(report),
+    }
+    return _without_claims(found) if report.verdict == "rejected" else found
+
+
+def _epsilon(value: float) -> float | str:
+    """Rounded up, so that it is never too small; no number where there is no bound."""
+    return words.rounded_up(value) if math.isfinite(value) else "unbounded"
+
+
+def _deployment_model(report: ComplianceReport) -> dict[str, Any]:
+    model = "local to each gateway: noise is added before anything leaves it"
+    trusted = ["each gateway, for its own records"]
+    if report.excluded:
+        model = "local to each gateway: noise is added before what this bound covers leaves it; "
+        model += f"not covered: {words.left_out(report.excluded)}"
+    if "escalation" in report.excluded:
+        trusted.append("the server of the larger model, for the records that are sent on to it")
+    return {
+        "model": model,
+        "trusted_parties": trusted,
+        "actors": [
+            {"who": who, "sees": sees, "protection": protection}
+            for who, sees, protection in trust_words.who_sees_what(report.excluded)
+        ],
+    }
+
+
+def _implementation(report: ComplianceReport) -> dict[str, Any]:
+    rejected = report.verdict == "rejected"
+    findings = [remark.what for remark in report.remarks]
+    return {
+        "software": f"fedge {report.fedge or UNREADABLE}",
+        "noise": sorted({kind for charge in report.charges for kind in charge.noise}),
+        "security": NOT_AFFIRMED if rejected else security_measures(report),
+        "verification": {**verdict_facts(report), "findings": findings},
+        "audits": [audit.name for audit in report.audits] or "no audit evidence",
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedge.review.report import words
+from fedge.review.report import trust_words, words
+from fedge.review.report.differences import difference_words
 from fedge.review.report.document import Block, Grid, Paragraph, Section, cut
 from fedge.review.report.model import Charge, ComplianceReport, Mechanism
 from fedge.review.report.plots import charge_timeline
@@ -12,10 +13,15 @@ from fedge.review.report.plots import charge_timeline
 MOST_ROWS = 80
 
 
-def trust_section() -> Section:
-    """Who sees what, and what protects it from them."""
-    grid = Grid(("who", "sees", "protection"), words.WHO_SEES_WHAT, widths=(2, 4, 4))
-    return Section("Who sees what", "trust", (grid,))
+def trust_section(report: ComplianceReport) -> Section:
+    """Who sees what, and what protects it from them; un-noised records that leave are marked."""
+    rows = trust_words.who_sees_what(report.excluded)
+    marked = frozenset(place for place, row in enumerate(rows) if "larger model" in row[0])
+    grid = Grid(("who", "sees", "protection"), rows, marked=marked, widths=(2, 4, 4))
+    if not report.excluded:
+        return Section("Who sees what", "trust", (grid,))
+    text = f"Left out of the bound by the ledgers: {'; '.join(words.exclusions(report.excluded))}."
+    return Section("Who sees what", "trust", (Paragraph(text), grid))
 
 
 def charges_section(report: ComplianceReport) -> Section:
@@ -141,6 +147,7 @@ def audit_section(report: ComplianceReport) -> Section:
         )
         for audit in report.audits
     )
+    shown, hidden = cut(rows, MOST_ROWS)
     marked = frozenset(p for p, audit in enumerate(report.audits) if audit.passed is not True)
     heads = ("audit", "date", "method", "claimed epsilon", "shown at least", "outcome")
     text = (
@@ -148,7 +155,12 @@ def audit_section(report: ComplianceReport) -> Section:
         "than was claimed, and if it finds every bug that was planted for it. This is evidence as "
         "the exporter put it in; run the audit again to be sure."
     )
-    grid = Grid(heads, rows, marked=marked, widths=(2, 2, 5, 1.4, 1.4, 1.4))
+    if any(audit.release is not None for audit in report.audits):
+        text += (
+            " An audit of a release trained as that release was planned, on a staging fleet's own "
+            "ledger and with canaries among public rows; where noise is large it shows little."
+        )
+    grid = Grid(heads, shown, marked=marked, widths=(2, 2, 5, 1.4, 1.4, 1.4), hidden=hidden)
     return Section("Audits of the implementation", "audits", (Paragraph(text), grid))
 
 
@@ -164,72 +176,46 @@ def accuracy_section(report: ComplianceReport) -> Section:
             words.percent(one.stale),
             words.percent(one.private),
             words.percent(one.nonprivate),
-            "not measured"
-            if one.private is None or one.nonprivate is None
-            else f"{100 * (one.private - one.nonprivate):+.1f} points",
+            difference_words(one),
         )
         for one in report.accuracy
     )
-    heads = ("class", "rows", "before retraining", "private", "without privacy", "difference")
+    shown, hidden = cut(rows, MOST_ROWS)
+    heads = (
+        *("class", "rows", "before retraining", "private", "without privacy"),
+        "difference (95 % range)",
+    )
     text = (
         f"Share of right answers by class, {report.accuracy_about}. Noise weighs most on rare "
-        "classes: look at the smallest figures, not at the average."
+        "classes: look at the smallest figures, not at the average. The difference is private "
+        "minus without privacy, in points; a range with 0 in it shows no difference. Ranges take "
+        "the rows for independent: where several rows show the same object, the truth is less "
+        "certain. One training of each kind was compared; other noise gives other figures."
     )
     losses = [_loss(one.private, one.nonprivate) for one in report.accuracy]
     marked = frozenset(p for p, loss in enumerate(losses) if loss == max(losses) and loss > 0.02)
-    return Section(heading, anchor, (Paragraph(text), Grid(heads, rows, marked=marked)))
+    grid = Grid(heads, shown, marked=marked, widths=(1.5, 1, 2, 1.5, 2, 4), hidden=hidden)
+    return Section(heading, anchor, (Paragraph(text), grid))
 
 
 def _loss(private: float | None, nonprivate: float | None) -> float:
     return 0.0 if private is None or nonprivate is None else nonprivate - private
 
 
-def integrity_section(report: ComplianceReport) -> Section:
-    """How far signatures reach, and what is missing."""
-    rows = tuple(
-        (
-            one.name,
-            f"{one.entries:,}",
-            f"{one.signed:,}",
-            f"{one.witnessed:,} ({words.when(one.witnessed_at)})" if one.witnessed else "none",
-            f"{one.linked} of {one.settled}",
-            one.root[:16],
-            one.lag or "nothing",
-        )
-        for one in report.integrity
-    )
-    marked = frozenset(
-        place
-        for place, one in enumerate(report.integrity)
-        if one.lag or one.witnessed < one.entries
-    )
-    heads = (
-        *("gateway", "entries", "signed by it", "countersigned (UTC)", "releases linked"),
-        *("root (start)", "missing"),
-    )
-    text = (
-        "Each ledger is a chain of hashes under the gateway's own signature; the coordinator "
-        "countersigns it as it grows. A ledger that was cut, changed or replaced after that is "
-        "rejected. Entries that are not countersigned yet rest on the gateway's word. Releases "
-        "linked: sent payloads whose signed hash in this bundle is the one in the ledger."
-    )
-    blocks: list[Block] = [Paragraph(text)]
-    if rows:
-        widths = (2, 1.1, 1.3, 2.6, 1.5, 2, 3)
-        blocks.append(Grid(heads, rows, marked=marked, widths=widths))
-    return Section("Integrity of the ledgers", "integrity", tuple(blocks))
-
-
 def incident_section(report: ComplianceReport) -> Section:
-    """Erasures, exclusions and lost states."""
+    """Erasures, exclusions, lost states and lost parts."""
+    heading = "Erasure, consent, retention and incidents"
     text = (
         "Erasing a record never gives budget back and does not take it out of a model that was "
         "released: the bound already limits what any release can tell about it."
     )
     if not report.incidents:
-        none = "No erasure, withdrawal of consent, deletion by age or exclusion is in the ledgers."
+        none = (
+            "The ledgers hold no erasure, withdrawal of consent, deletion by age, exclusion from "
+            "the bound, lost state or lost release."
+        )
         blocks: tuple[Block, ...] = (Paragraph(none), Paragraph(text, soft=True))
-        return Section("Erasure, consent, retention", "incidents", blocks)
+        return Section(heading, "incidents", blocks)
     rows = tuple(
         (one.name, words.when(one.at), str(one.entry), one.what) for one in report.incidents
     )
@@ -237,7 +223,7 @@ def incident_section(report: ComplianceReport) -> Section:
     grid = Grid(
         ("gateway", "when (UTC)", "entry", "what"), shown, widths=(2, 2, 1, 7), hidden=hidden
     )
-    return Section("Erasure, consent, retention", "incidents", (Paragraph(text), grid))
+    return Section(heading, "incidents", (Paragraph(text), grid))
 
 
 def release_section(report: ComplianceReport) -> Section:
@@ -250,13 +236,25 @@ def release_section(report: ComplianceReport) -> Section:
             f"{one['family']} {one['counter']}",
             str(one["run_id"]),
             str(one["parent"] or "none"),
-            ", ".join(f"{name} {value}" for name, value in sorted(one["privacy"].items())),
+            str(one["choice"]),
+            ", ".join(words.release_privacy(*item) for item in sorted(one["privacy"].items())),
             str(one["manifest_sha256"])[:16],
         )
         for one in report.releases
     )
-    heads = ("release", "made by", "parent", "privacy, as its manifest says", "hash (start)")
-    return Section(heading, anchor, (Grid(heads, rows, widths=(2, 4, 1.2, 4, 2)),))
+    heads = (
+        *("release", "made by", "parent", "adapter, and what chose it"),
+        *("privacy, as its manifest says", "hash (start)"),
+    )
+    shown, hidden = cut(rows, MOST_ROWS)
+    grid = Grid(heads, shown, widths=(2, 4, 1.2, 4, 4, 2), hidden=hidden)
+    return Section(heading, anchor, (grid, *_studies(report)))
+
+
+def _studies(report: ComplianceReport) -> tuple[Block, ...]:
+    """A line for each study that chose an adapter."""
+    found = {one["study"]["sha256"]: one["study"] for one in report.releases if one["study"]}
+    return tuple(Paragraph(words.study(one), soft=True) for one in found.values())
 
 
 def estimate_section(report: ComplianceReport) -> Section:
@@ -267,7 +265,8 @@ def estimate_section(report: ComplianceReport) -> Section:
     text = (
         "An estimate, not a guarantee: another way of adding up the same charges, which is usually "
         "smaller. It enforces nothing, and it counts what was reserved by name, not monitoring's "
-        "whole share."
+        "whole share. It is made for one block only: of all gateways' blocks the one with the "
+        "largest epsilon spent, of several alike the first."
     )
     heads = ("gateway", "block", "epsilon (estimate)", "method")
     grid = Grid(heads, rows, widths=(2, 1, 2, 6))

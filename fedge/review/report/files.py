@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -20,6 +18,9 @@ from fedge.review.report.exports import processing_record, registry_entry
 from fedge.review.report.html import render_html
 from fedge.review.report.layout import lay_out
 from fedge.review.report.model import ComplianceReport
+from fedge.review.report.tables import csv_files
+from fedge.review.report.verdict_words import verdict_facts
+from fedge.review.report.visible import visible
 
 Format = Literal["html", "pdf", "json", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -31,7 +32,7 @@ def write_report(
     """Write the report into `folder`, over an earlier one; answers the paths.
 
     `html` and `pdf` are for people, `json` holds everything, with the record of processing and
-    the registry entry beside it, `csv` blocks, charges and findings.
+    the registry entry beside it, `csv` blocks, charges, their parameters and findings.
 
     Raises:
         SettingError: a format is not one of `FORMATS`, or what it needs is not installed.
@@ -74,18 +75,28 @@ def _made(name: str, report: ComplianceReport, document: Document | None) -> dic
 
 
 def report_json(report: ComplianceReport) -> dict[str, Any]:
-    """Everything in the model, and the verdict that follows from it."""
-    return {"schema": 1, "verdict": report.verdict, **_plain(report)}
+    """Everything in the model, and the verdict that follows from it, with what it rests on."""
+    return {"schema": 1, **_plain(report), **verdict_facts(report), **_plain(_derived(report))}
+
+
+def _derived(report: ComplianceReport) -> Mapping[str, Any]:
+    # The deviation keeps its place and number, which the verdict's own words leave out.
+    return {"deviation": report.deviation, "excluded": report.excluded}
 
 
 def _plain(value: Any) -> Any:
-    """Records and dataclasses as plain JSON; what is not finite as null."""
+    """Records and dataclasses as plain JSON; what is not finite as null, texts with nothing hidden.
+
+    An unpaired surrogate would make the file no UTF-8 at all.
+    """
     if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
+        return _plain(value.model_dump(mode="json"))
+    if isinstance(value, str):
+        return visible(value)
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
+        return {visible(str(name)): _plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
@@ -93,70 +104,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def csv_files(report: ComplianceReport) -> dict[str, bytes]:
-    """Tables for a spreadsheet: every block, every charge, every finding."""
-    blocks = (
-        {
-            "gateway": line.budget.gateway,
-            "name": line.budget.name,
-            "block": line.budget.block,
-            "opened_at": line.budget.opened_at,
-            "epsilon_cap": line.budget.epsilon_cap,
-            "delta": line.budget.policy.delta,
-            "order": line.budget.policy.alpha,
-            "cap_nano": line.budget.cap_nano,
-            "monitoring_nano": line.budget.telemetry_nano,
-            "training_nano": line.budget.training_nano,
-            "released_nano": line.budget.released_nano,
-            "spent_nano": line.budget.spent_nano,
-            "remaining_nano": line.budget.remaining_nano,
-            "epsilon": line.budget.epsilon,
-            "verified_nano": line.verified_nano,
-            "verified_epsilon": line.verified_epsilon,
-            "recovered": line.budget.recovered,
-            "excluded": " ".join(line.budget.excluded),
-        }
-        for line in report.blocks
-    )
-    charges = (
-        {
-            **{name: getattr(charge, name) for name in _CHARGE},
-            "blocks": " ".join(map(str, charge.blocks)),
-            "noise": " ".join(charge.noise),
-            "mechanisms": json.dumps([asdict(one) for one in charge.mechanisms]),
-        }
-        for charge in report.charges
-    )
-    remarks = [*([report.deviation] if report.deviation else []), *report.remarks]
-    return {
-        "compliance-blocks.csv": _csv(blocks),
-        "compliance-charges.csv": _csv(charges),
-        "compliance-findings.csv": _csv(asdict(remark) for remark in remarks),
-    }
-
-
-_CHARGE = (
-    *("gateway", "name", "entry", "at", "kind", "about"),
-    *("ledger_nano", "verified_nano", "released"),
-)
-
-
-def _csv(rows: Iterable[Mapping[str, Any]]) -> bytes:
-    listed = [{name: _cell(value) for name, value in row.items()} for row in rows]
-    stream = io.StringIO(newline="")
-    if listed:
-        writer = csv.DictWriter(stream, listed[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(listed)
-    return stream.getvalue().encode()
-
-
-def _cell(value: Any) -> Any:
-    """A text that a spreadsheet would take for a formula is kept a text."""
-    if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r"):
-        return f"'{value}"
-    return value
-
-
 def _json(value: Mapping[str, Any]) -> bytes:
-    return json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(_plain(value), indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"

@@ -6,6 +6,7 @@ is named as the exporter's word. The verdict is derived, never stored.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +15,11 @@ from fedge.records import PrivacyPolicy
 from fedge.review.budget import BlockBudget
 
 Verdict = Literal["proven", "unproven", "rejected"]
+KeyKind = Literal["witness", "reviewer", "gateway"]
+
+HARMLESS = frozenset({"unpinned", "lost-draw", "recovered", "quota"})
+"""Kinds of remark that take nothing from a proven bound: what was lost was never sent, a lost
+state only ends budgets, quotas are house rules, and keys are spoken of by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +30,7 @@ class Remark:
         gateway: fingerprint, empty where the bundle as a whole is meant. name: for people.
         entry: number in the gateway's ledger.
         unproven: the guarantee cannot be called proven while this stands.
+        kind: the verifier's short word for it; empty where the report itself noticed it.
     """
 
     gateway: str
@@ -31,6 +38,30 @@ class Remark:
     entry: int | None
     what: str
     unproven: bool
+    kind: str = ""
+
+    @property
+    def reserves(self) -> bool:
+        """Whether the verdict is not to be read without it; so is every kind not known here."""
+        return not self.unproven and self.kind not in HARMLESS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Key:
+    """A key that signatures in the bundle were checked with.
+
+    Attributes:
+        name: whose it is, as the bundle says.
+        fingerprint: what gateways are named by: the start of the key's SHA-256, 32 hex digits.
+        public_key: Ed25519, 64 hex digits.
+        given: whether the caller of the verifier named it; else the bundle alone does.
+    """
+
+    kind: KeyKind
+    name: str
+    fingerprint: str
+    public_key: str
+    given: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,7 +166,8 @@ class Integrity:
     Attributes:
         signed, witnessed: entries under the largest head of the gateway, of the witness; 0: none.
         root: of the largest head, in hex.
-        lag: what the exporter knows to be missing, in words; empty where nothing is.
+        lag: what the exporter knows to be missing, in words; empty where it says that nothing is,
+            None where it says nothing about this ledger.
         settled, linked: parts that were released; how many of their envelopes are in the bundle.
     """
 
@@ -146,7 +178,7 @@ class Integrity:
     witnessed: int
     witnessed_at: float | None
     root: str
-    lag: str
+    lag: str | None
     settled: int
     linked: int
 
@@ -216,8 +248,15 @@ class ComplianceReport:
     """Everything a report is made of.
 
     Attributes:
-        bundle_sha256, made_at, made_by, exporter_key: which bundle this is about.
+        bundle_sha256: of the file, also where nothing else of it could be read; empty where even
+            that could not.
+        made_at, made_by, exporter_key, fedge: which bundle this is about; None and empty where
+            that could not be read.
         verified_at: when the verifier ran, seconds since the epoch.
+        as_of: when the ledger that was confirmed longest ago was last confirmed, by the witness's
+            clock, or signed where nobody confirms; None where one never was, or all is rejected.
+        unpinned: kinds of keys that were taken from the bundle itself.
+        keys: what signatures were checked with.
         deviation: why the bundle is rejected; then nothing below it is to be believed.
         blocks: the worst first.
         exposure: bound of a subject present in so many blocks like the worst one.
@@ -226,12 +265,15 @@ class ComplianceReport:
     """
 
     bundle_sha256: str
-    made_at: float
+    made_at: float | None
     made_by: str
     exporter_key: str
     fedge: str
     simulated: bool
     verified_at: float
+    as_of: float | None
+    unpinned: tuple[KeyKind, ...]
+    keys: tuple[Key, ...]
     deviation: Remark | None
     remarks: tuple[Remark, ...]
     blocks: tuple[BlockLine, ...]
@@ -256,6 +298,21 @@ class ComplianceReport:
         if not self.blocks or any(remark.unproven for remark in self.remarks):
             return "unproven"
         return "proven"
+
+    @property
+    def pinned(self) -> bool:
+        """Whether all keys came from outside the bundle; else it is its own witness."""
+        return not self.unpinned
+
+    @property
+    def reservations(self) -> tuple[Remark, ...]:
+        """Remarks without which the verdict says too much."""
+        return tuple(remark for remark in self.remarks if remark.reserves)
+
+    @property
+    def excluded(self) -> Mapping[str, int]:
+        """What ledgers leave out of the bound: in how many blocks, by kind."""
+        return dict(sorted(Counter(w for b in self.blocks for w in b.budget.excluded).items()))
 
     @property
     def worst(self) -> BlockLine | None:

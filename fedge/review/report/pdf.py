@@ -11,12 +11,23 @@ from html import escape
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
-from fedge.review.report.document import Bullets, Document, Grid, Paragraph, Picture, Tone
+from fedge.review.report.document import (
+    LONG_WORD,
+    Bullets,
+    Document,
+    Grid,
+    Paragraph,
+    Picture,
+    Tone,
+)
 
 if TYPE_CHECKING:
     from reportlab.platypus import Flowable
 
 REGULAR, BOLD = "DejaVuSans", "DejaVuSans-Bold"
+MOST_FOOT, PADDING, FRAME = 115, 3.0, 6.0
+_PIECE = 12
+"""Characters of a longer word that stay together."""
 INK, SOFT, LINE, MARKED = "#1c2126", "#5b6670", "#d9dee3", "#fdf3ec"
 _TONES: dict[Tone, tuple[str, str]] = {
     "good": ("#00694d", "#eef8f4"),
@@ -46,7 +57,7 @@ def render_pdf(document: Document) -> bytes:
         author="fedge",
         invariant=1,  # no time of its own
     )
-    story = _Story(template.width)
+    story = _Story(template.width - 2 * FRAME)
     foot = _foot(document)
     template.build(story.of(document), onFirstPage=foot, onLaterPages=foot)
     return stream.getvalue()
@@ -64,11 +75,13 @@ def _register_fonts() -> None:
 
 def _foot(document: Document) -> Any:
     def draw(canvas: Any, template: Any) -> None:
+        """Draw one page's foot: title and headline on the left, the page's number on the right."""
         canvas.saveState()
         canvas.setFont(REGULAR, 7)
         canvas.setFillColor(SOFT)
-        canvas.drawString(template.leftMargin, 28, f"{document.title}: {document.headline}")
-        right = template.leftMargin + template.width
+        said = f"{document.title}: {document.headline}"
+        canvas.drawString(template.leftMargin + FRAME, 28, said[:MOST_FOOT])
+        right = template.leftMargin + template.width - FRAME
         canvas.drawRightString(right, 28, f"page {canvas.getPageNumber()}")
         canvas.restoreState()
 
@@ -90,13 +103,14 @@ class _Story:
         self._title = style("title", 17, fontName=BOLD, spaceAfter=6)
         self._heading = style("heading", 12, fontName=BOLD, spaceBefore=12, spaceAfter=4)
         self._text = style("text", 8.6, spaceAfter=4)
-        self._soft = style("soft", 7.8, textColor=SOFT, spaceAfter=4)
+        self._soft = style("soft", 7.8, textColor=SOFT, spaceBefore=3, spaceAfter=4)
         self._item = style("item", 8.6, leftIndent=10, bulletIndent=1, spaceAfter=2)
         # Hashes and names have no blanks to break at.
         self._cell = style("cell", 6.8, splitLongWords=1)
         self._head = style("head", 6.8, fontName=BOLD, textColor=SOFT)
 
     def of(self, document: Document) -> list[Flowable]:
+        """The document's parts in order; headings, and words before a table, stay with it."""
         from reportlab.platypus import Spacer
 
         story: list[Any] = [
@@ -174,12 +188,12 @@ class _Story:
     def _grid(self, grid: Grid) -> list[Flowable]:
         from reportlab.platypus import Table
 
-        widths = grid.widths or (1.0,) * len(grid.heads)
+        widths = column_widths(grid, self._width, self._cell, self._head)
         cells = [[self._paragraph(head, self._head) for head in grid.heads]]
         cells += [[self._paragraph(cell, self._cell) for cell in row] for row in grid.rows]
         table = Table(
             cells,
-            colWidths=[self._width * width / sum(widths) for width in widths],
+            colWidths=widths,
             repeatRows=1,
         )
         marks = [("BACKGROUND", (0, 1 + row), (-1, 1 + row), MARKED) for row in grid.marked]
@@ -188,8 +202,8 @@ class _Story:
                 ("VALIGN", (0, 0), (-1, -1), "TOP"),
                 ("LINEBELOW", (0, 0), (-1, 0), 1, LINE),
                 ("LINEBELOW", (0, 1), (-1, -1), 0.5, LINE),
-                ("LEFTPADDING", (0, 0), (-1, -1), 3),
-                ("RIGHTPADDING", (0, 0), (-1, -1), 3),
+                ("LEFTPADDING", (0, 0), (-1, -1), PADDING),
+                ("RIGHTPADDING", (0, 0), (-1, -1), PADDING),
                 ("TOPPADDING", (0, 0), (-1, -1), 2),
                 ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
                 *marks,
@@ -197,7 +211,9 @@ class _Story:
         )
         notes = [grid.note] if grid.note else []
         if grid.hidden:
-            notes.insert(0, f"{grid.hidden} more rows are not shown; the CSV files hold them all.")
+            notes.insert(
+                0, f"{grid.hidden} more rows are not shown; compliance.json holds them all."
+            )
         return [table, *(self._paragraph(note, self._soft) for note in notes)]
 
     def _picture(self, picture: Picture) -> list[Flowable]:
@@ -206,3 +222,39 @@ class _Story:
         height = self._width * picture.height / picture.width
         image = Image(io.BytesIO(picture.png), width=self._width, height=height)
         return [image, self._paragraph(picture.caption, self._soft)]
+
+
+def column_widths(grid: Grid, width: float, cell: Any, head: Any) -> list[float]:
+    """Widths of a table's columns, in points.
+
+    By the grid's relative widths, but none narrower than its longest word needs, so that no
+    number and no head is broken; words of more than `LONG_WORD` characters may be. Where even
+    that does not fit, all are narrowed alike.
+
+    Args:
+        width: of the whole table.
+        cell, head: the styles of its texts.
+    """
+    least = [
+        2 * PADDING + 0.5 + max(map(_longest, [head, *(cell,) * len(texts)], [title, *texts]))
+        for title, *texts in zip(grid.heads, *grid.rows, strict=True)
+    ]
+    if sum(least) >= width:
+        return [width * one / sum(least) for one in least]
+    wanted = grid.widths or (1.0,) * len(grid.heads)
+    shares = [width * one / sum(wanted) for one in wanted]
+    # What wider columns can spare makes up for what narrow ones lack.
+    lack = sum(max(0.0, low - share) for low, share in zip(least, shares, strict=True))
+    spare = sum(max(0.0, share - low) for low, share in zip(least, shares, strict=True))
+    return [
+        low if share <= low else share - (share - low) * lack / spare
+        for low, share in zip(least, shares, strict=True)
+    ]
+
+
+def _longest(style: Any, text: str) -> float:
+    """Width in points of the longest word that must not be broken."""
+    from reportlab.pdfbase.pdfmetrics import stringWidth
+
+    words = (word if len(word) <= LONG_WORD else word[:_PIECE] for word in text.split())
+    return max((stringWidth(word, style.fontName, style.fontSize) for word in words), default=0.0)

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedge.review.report.document import Picture
 from fedge.review.report.model import BlockLine, Charge, Incident, PolicyChange
+from fedge.review.report.visible import shortened
+from fedge.review.report.words import bound
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +23,16 @@ if TYPE_CHECKING:
 
 BLUE, ORANGE, GREEN, RED, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#8A8A8A"
 WIDTH, DOTS_PER_INCH = 9.0, 160
+FIRST_DRAWN, LAST_DRAWN = 0.0, 7_258_118_400.0
+"""The years 1970 to 2199: a clock that says anything else is out of order, and one such mark would
+press all others together."""
+INCIDENTS = (
+    ("erased", "erasure or deletion", "x"),
+    ("excluded", "exclusion from the bound", "s"),
+    ("recovered", "lost state", "*"),
+    ("lost", "lost release", "1"),
+)
+"""Kinds of incident, what the legend calls them, and their marks."""
 MOST_BARS, MOST_LANES = 24, 20
 
 
@@ -52,7 +64,7 @@ def budget_bars(lines: Sequence[BlockLine], caption: str) -> Picture:
         for place, line in enumerate(shown):
             _bar(axis, place, line)
         axis.axvline(100.0, color=RED, linewidth=1.6, label="cap")
-        names = [f"{line.budget.name}, block {line.budget.block}" for line in shown]
+        names = [shortened(f"{line.budget.name}, block {line.budget.block}", 60) for line in shown]
         axis.set_yticks(range(len(shown)), names)
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.set_xlim(0, 118)
@@ -90,7 +102,7 @@ def _bar(axis: Axes, place: int, line: BlockLine) -> None:
             style = {"edgecolor": "white", "linewidth": 0.5, **look}
             axis.barh(place, width, left=left, height=0.66, label=label, **style)
         left += width
-    text = f"ε {budget.epsilon:.2f} of {budget.epsilon_cap:g}"
+    text = f"ε {bound(budget.epsilon)} of {budget.epsilon_cap:g}"
     axis.text(101.5, place, text, va="center", fontsize=8)
 
 
@@ -101,7 +113,11 @@ def charge_timeline(
     names: Sequence[str],
     caption: str,
 ) -> Picture:
-    """When each gateway reserved something, adopted a policy, erased or recovered."""
+    """When each gateway reserved something, adopted a policy, erased or recovered.
+
+    What cannot be drawn is counted in the caption: marks of a clock out of order, and gateways
+    beyond `MOST_LANES`.
+    """
     from matplotlib.figure import Figure
 
     lanes = {name: place for place, name in enumerate(names[:MOST_LANES])}
@@ -116,14 +132,20 @@ def charge_timeline(
             {"marker": "^", "color": GREEN, "markersize": 8},
         ),
     ]
-    for kind, marker in (("erased", "x"), ("excluded", "s"), ("recovered", "*"), ("lost", "1")):
+    for kind, label, marker in INCIDENTS:
         found = [(i.at, i.name) for i in incidents if i.kind == kind]
-        marks.append((kind, found, {"marker": marker, "color": RED, "markersize": 7}))
+        marks.append((label, found, {"marker": marker, "color": RED, "markersize": 7}))
+    every = [at for _, points, _ in marks for at, _ in points]
+    caption = " ".join([caption, *_not_drawn(sum(not _drawn(at) for at in every), len(names))])
     with _style():
         figure = Figure(figsize=(WIDTH, 1.3 + 0.36 * len(lanes)), layout="constrained")
         axis = figure.subplots()
         for label, points, look in marks:
-            own = [(_utc(at), lanes[name]) for at, name in points if name in lanes]
+            own = [
+                (datetime.fromtimestamp(at, UTC), lanes[name])
+                for at, name in points
+                if name in lanes and _drawn(at)
+            ]
             if own:
                 times, places = zip(*own, strict=True)
                 axis.plot(times, places, linestyle="none", label=label, **look)
@@ -132,7 +154,7 @@ def charge_timeline(
         _date(axis)
         axis.set_xlabel("time (UTC, by each gateway's own clock)")
         axis.grid(axis="y", color="#e3e8ee", linewidth=0.6)
-        figure.legend(loc="outside upper center", ncols=6, frameon=False)
+        figure.legend(loc="outside upper center", ncols=4, frameon=False)
         return _picture(figure, "When each gateway charged its blocks", caption)
 
 
@@ -145,8 +167,18 @@ def _date(axis: Axes) -> None:
     axis.xaxis.set_major_formatter(formatter)
 
 
-def _utc(at: float) -> datetime:
-    return datetime.fromtimestamp(min(max(at, 0.0), 253402300799.0), UTC)
+def _drawn(at: float) -> bool:
+    return FIRST_DRAWN <= at < LAST_DRAWN
+
+
+def _not_drawn(wild: int, lanes: int) -> Iterator[str]:
+    if wild:
+        yield (
+            f"{wild} of them are not drawn: the gateway's clock named a time before 1970 or after "
+            "2199."
+        )
+    if lanes > MOST_LANES:
+        yield f"The first {MOST_LANES} of {lanes} gateways are drawn."
 
 
 def _picture(figure: Figure, alt: str, caption: str) -> Picture:

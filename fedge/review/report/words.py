@@ -7,11 +7,13 @@ tie to persons is never used: that is for a lawyer to say, case by case.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from fedge.privacy.rdp import NANO
-from fedge.records import PUBLIC_BY_DESIGN, PrivacyPolicy
+from fedge.records import PrivacyPolicy
+from fedge.review.report.model import KeyKind
 
 PURPOSES: Mapping[str, str] = {
     "features": "monitoring: statistics of a window's inputs and outputs",
@@ -23,88 +25,36 @@ PURPOSES: Mapping[str, str] = {
 WORTHLESS = 7.0
 """Beyond this epsilon (a factor of about 1,000) a bound is called hardly a protection."""
 
-NOT_SHOWN = (
-    "That noise was drawn and records were clipped as the ledger says cannot be read from a "
-    "ledger. The test suite and the audits below are the evidence for it.",
-    "One bound is about one unit in one block. Somebody who is present in several blocks is "
-    "covered by a weaker bound, given below.",
-    "What holds for many records at once (a fault of a machine type, a habit of a population) "
-    "is what the model is meant to learn, and is not protected.",
-    "Records on the gateway itself, and the answers it gives to its own callers, never pass "
-    "through this accounting: they are protected by access control on the gateway.",
-)
+WHOSE_KEYS: Mapping[KeyKind, str] = {
+    "witness": "the witness's key",
+    "reviewer": "the reviewers' keys",
+    "gateway": "the gateways' keys",
+}
 
-WHO_SEES_WHAT: tuple[tuple[str, str, str], ...] = (
-    (
-        "The gateway's operator",
-        "All records, labels and un-noised statistics of this gateway",
-        "None needed from this bound; access control and retention on the gateway",
-    ),
-    (
-        "The coordinator (central server)",
-        "Noised window reports, noised label counts, noised model updates, one noised comparison "
-        "for each retraining, and public facts",
-        "Every payload is noised on the gateway before it leaves: the bound holds against the "
-        "coordinator itself. It is trusted to be available, not to keep secrets",
-    ),
-    (
-        "Other gateways",
-        "Released models",
-        "Computed from noised updates only: nothing is added to the charge",
-    ),
-    (
-        "Callers of a gateway",
-        "Answers of the released model",
-        "The same",
-    ),
-    (
-        "Whoever reads this report or its bundle",
-        "Parameters, times, hashes and signatures",
-        "No payload, no record, no seed of any noise is in the bundle",
-    ),
-)
-
-GLOSSARY: tuple[tuple[str, str], ...] = (
-    (
-        "epsilon (ε)",
-        "The bound. With ε, whatever anyone concludes from all releases becomes at most e^ε times "
-        "more or less likely through one record's presence. Smaller is stronger.",
-    ),
-    (
-        "delta (δ)",
-        "The chance, at most, with which the bound may fail to hold. 0.00001 is one in 100,000.",
-    ),
-    ("block", "A span of one gateway's data with a budget of its own."),
-    (
-        "reserved / spent",
-        "A charge is taken before noise is drawn. What is reserved counts as spent, released or "
-        "not, and is never paid back, not even by erasing the record.",
-    ),
-    (
-        "order, RDP",
-        "The unit in which the ledger adds up: Rényi differential privacy at one order that the "
-        "policy fixed before any data was seen. It converts to (ε, δ).",
-    ),
-    (
-        "zero-out adjacency",
-        "What is compared: the data as it is, and the same data with one unit's content blanked.",
-    ),
-    (
-        "witness",
-        "The coordinator's own key. It countersigns each ledger as it grows, so that a ledger "
-        "that was cut short or replaced is noticed.",
-    ),
-)
+EXCLUDED: Mapping[str, str] = {
+    "escalation": "records that may be sent on, un-noised, to a larger model's server",
+    "sketches": "exact sketches of columns that the task declares to be machine data",
+}
 
 
 def moment(at: float | None) -> str:
-    """A time to the minute, in UTC."""
+    """A time to the minute, in UTC; one of a clock that is beyond any calendar is said as that."""
     if at is None:
         return "never"
     try:
         return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     except (OverflowError, OSError, ValueError):
-        return f"second {at:g}"
+        return f"no calendar date (second {at:g})"
+
+
+def iso(at: float | None) -> str:
+    """A time in UTC as ISO 8601, to the second; empty where there is none."""
+    if at is None:
+        return ""
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, OSError, ValueError):
+        return "no calendar date"
 
 
 def when(at: float | None) -> str:
@@ -136,7 +86,20 @@ def bound(value: float | None) -> str:
     """An epsilon, rounded up at the third digit after the point, so that it is never too small."""
     if value is None:
         return "not known"
-    return f"{math.ceil(value * 1000 - 1e-6) / 1000:.3f}" if math.isfinite(value) else "unbounded"
+    return f"{rounded_up(value):.3f}" if math.isfinite(value) else "unbounded"
+
+
+def rounded_up(epsilon: float) -> float:
+    """The same as a number; what is too large for a digit after the point stays as it is."""
+    return math.ceil(epsilon * 1000 - 1e-6) / 1000 if abs(epsilon) < 1e9 else epsilon
+
+
+def release_privacy(name: str, value: object) -> str:
+    """One of a manifest's words about privacy; an epsilon is rounded up, as everywhere."""
+    said = "none" if value is None else str(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9:
+        said = {"epsilon": bound, "delta": small}.get(name, number)(value)
+    return f"{name.replace('_', ' ')} {said}"
 
 
 def small(value: float) -> str:
@@ -166,7 +129,7 @@ def odds(epsilon: float) -> str:
 
 def strength(epsilon: float) -> str:
     """What a bound is worth."""
-    if epsilon > WORTHLESS:
+    if not epsilon <= WORTHLESS:  # what is no number, too
         return "hardly a protection any more"
     return f"conclusions at most {odds(epsilon)} times more often"
 
@@ -191,42 +154,53 @@ def block_words(policy: PrivacyPolicy) -> str:
     return f"{value:,} seconds of data"
 
 
-def guarantee(policy: PrivacyPolicy) -> str:
-    """The bound in one sentence."""
+def study(summary: Mapping[str, Any]) -> str:
+    """What a study that chose an adapter measured, as its record sums it up."""
+    beside = ""
+    if summary["next_adapter"] is not None:
+        share = percent(summary["next_accuracy"])
+        beside = f"; the next best adapter, {summary['next_adapter']}, reached {share}"
+    made_by = ", ".join(f"{name} {one}" for name, one in sorted(summary["versions"].items()))
+    at = "at a time not recorded" if summary["at"] is None else moment(summary["at"])
+    return (
+        f"Study {summary['sha256'][:16]} chose {summary['adapter']} among {summary['candidates']} "
+        f"candidates, on public data alone and at epsilon {summary['epsilon']:g}: "
+        f"{percent(summary['accuracy'])} of answers were right after private training, "
+        f"{percent(summary['stale'])} before{beside}. Made {at} with {made_by}."
+    )
+
+
+def left_out(excluded: Collection[str]) -> str:
+    """Kinds of exclusion as a phrase."""
+    return " and ".join(EXCLUDED.get(kind, kind) for kind in sorted(excluded))
+
+
+def guarantee(policy: PrivacyPolicy, excluded: Collection[str] = ()) -> str:
+    """The bound in one sentence; `excluded`: kinds that ledgers leave out of it."""
+    but = f", but not {left_out(excluded)}," if excluded else ","
     return (
         f"For {unit_words(policy)} in a block of {block_words(policy)} at one gateway, everything "
         f"ever released about that block, all monitoring reports, retrainings and evaluations "
-        f"together, is differentially private with epsilon at most {policy.epsilon:g} and delta "
-        f"at most {small(policy.delta)} ({policy.adjacency} adjacency, accounted at order "
+        f"together{but} is differentially private with epsilon at most {policy.epsilon:g} and "
+        f"delta at most {small(policy.delta)} ({policy.adjacency} adjacency, accounted at order "
         f"{policy.alpha})."
     )
 
 
-def plainly(policy: PrivacyPolicy, epsilon: float) -> str:
-    """What the bound that was spent means for one unit."""
+def plainly(policy: PrivacyPolicy, epsilon: float, excluded: Collection[str] = ()) -> str:
+    """What the bound that was spent means for one unit; `excluded`: what ledgers leave out."""
+    but = f" (but for {left_out(excluded)})" if excluded else ""
     who = "the record" if policy.unit == "record" else "that subject's records"
     return (
-        f"In plain words: whoever sees everything that left the gateway, whatever else they know, "
-        f"reaches any given conclusion at most {odds(epsilon)} times more (or less) often than if "
-        f"{who} had been blank, except with probability {delta_words(policy.delta)}."
+        f"In plain words: whoever sees everything that left the gateway{but}, whatever else they "
+        f"know, reaches any given conclusion at most {odds(epsilon)} times more (or less) often "
+        f"than if {who} had been blank, except with probability {delta_words(policy.delta)}."
     )
 
 
-def unprotected(policy: PrivacyPolicy, excluded: Mapping[str, int]) -> tuple[str, ...]:
-    """What a bound under `policy` does not cover.
-
-    Args:
-        excluded: of each kind of exclusion, in how many blocks the ledger holds it.
-    """
-    words = {
-        "escalation": "Records that were sent on, un-noised, to a larger model elsewhere: "
-        "allowed by the task, named in the ledger",
-        "sketches": "Exact sketches of columns that the task declares to be machine data",
-    }
-    left_out = tuple(
-        f"{words.get(what, what)} ({count_of(count, 'block')})."
+def exclusions(excluded: Mapping[str, int]) -> tuple[str, ...]:
+    """What ledgers leave out, each with the number of blocks."""
+    return tuple(
+        f"{EXCLUDED.get(what, what)} ({count_of(count, 'block')})"
         for what, count in sorted(excluded.items())
     )
-    public = tuple(f"Public by design: {text}." for text in PUBLIC_BY_DESIGN)
-    own = tuple(f"Public by this policy: {text}." for text in policy.public)
-    return (*left_out, *public, *own, *NOT_SHOWN)
