@@ -153,6 +153,7 @@ def _opacus(made: Fleet, rate: float, steps: int = STEPS) -> tuple[Callable[[], 
     )
 
     def run() -> None:
+        """`steps` steps over all rows; of Opacus' warnings nobody reads one in a benchmark."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             for _ in range(steps):

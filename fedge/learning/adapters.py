@@ -119,9 +119,12 @@ class TrainableAdapter:
             gradients = self._input_gradients(prepared, labels)
         else:
             gradients = self._trunk_gradients(prepared, labels)
-        flat = [gradients[piece.layer, piece.part].flatten(1) for piece in self._pieces]
-        joined: npt.NDArray[np.float64] = torch.cat(flat, dim=1).double().numpy()
-        return joined
+        joined = torch.empty((len(labels), self.dimension), dtype=torch.float64)
+        parts = torch.split(joined, [piece.size for piece in self._pieces], dim=1)
+        for piece, part in zip(self._pieces, parts, strict=True):
+            part.copy_(gradients[piece.layer, piece.part].flatten(1))
+        values: npt.NDArray[np.float64] = joined.numpy()
+        return values
 
     def _input_gradients(self, prepared: Tensor, labels: Tensor) -> dict[tuple[str, str], Tensor]:
         with torch.no_grad():
@@ -208,6 +211,7 @@ def _tapped(
     calls: list[str] = []
 
     def tap(layer: str, inputs: Tensor, output: Tensor) -> Tensor:
+        """Note one layer's input and output; answers what the layers behind it go on with."""
         calls.append(layer)
         if not output.requires_grad:
             output.requires_grad_(True)

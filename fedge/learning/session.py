@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 Vector = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
+CACHED_CELLS = 2**15
+"""Cells of gradients that are rounded at once: few enough to stay in a cache meanwhile."""
 
 
 class TrainingSession:
@@ -85,7 +87,7 @@ class TrainingSession:
             self._adapter.set_change(current.astype(np.float32))
             with one_thread():
                 gradients = self._adapter.row_gradients(self._prepared, self._labels)
-            exact = on_grid(self._units.sums(gradients), plan).sum(axis=0, dtype=np.int64)
+            exact = exact_sum(self._units.sums(gradients), plan)
             noisy = self._noise.discrete_gaussian(
                 exact, sensitivity2=plan.sensitivity2, sigma2=plan.sigma2, grant=grant
             )
@@ -151,26 +153,52 @@ class TrainingSession:
         return vector.astype(np.float32)
 
 
+def exact_sum(gradients: npt.NDArray[np.float64], plan: TrainingPlan) -> Integers:
+    """Sum of all rows once they are `on_grid`, int64 [d]."""
+    total: Integers = np.zeros(gradients.shape[1], dtype=np.int64)
+    step = max(1, CACHED_CELLS // gradients.shape[1])
+    for start in range(0, len(gradients), step):
+        total += on_grid(gradients[start : start + step], plan).sum(axis=0, dtype=np.int64)
+    return total
+
+
 def on_grid(gradients: npt.NDArray[np.float64], plan: TrainingPlan) -> Integers:
     """Each row bounded to the plan's clip and rounded toward zero onto its grid.
 
+    What becomes of a row depends on nothing but its own values, to the last bit.
+
     Args:
-        gradients: float64 [n, d]; a row that is not finite becomes zero.
+        gradients: float64 [n, d]; a row that is not finite, or whose norm is not, becomes zero.
 
     Returns:
         int64 [n, d]; the squared norm of every row is at most `plan.sensitivity2`, exactly.
     """
-    # A row of huge but finite values would square to infinity: scaled down first, its
-    # direction stays.
-    largest = np.abs(gradients).max(axis=1, keepdims=True, initial=0.0)
-    finite = np.isfinite(largest)
-    rows = np.where(finite, gradients, 0.0)
-    scale = np.where(finite & (largest > 1.0), largest, 1.0)
-    norms = np.linalg.norm(rows / scale, axis=1, keepdims=True) * scale
-    shrink = np.minimum(1.0, np.divide(plan.clip, norms, where=norms > 0, out=np.ones_like(norms)))
-    # Toward zero: rounding to the nearest could push a norm above the bound.
-    grid: Integers = np.trunc(rows * shrink * 2.0**plan.grid_bits).astype(np.int64)
-    while (over := (grid * grid).sum(axis=1) > plan.sensitivity2).any():
+    norms = _norms(gradients)
+    finite = np.isfinite(norms)
+    if not finite.all():
+        gradients, norms = np.where(finite, gradients, 0.0), np.where(finite, norms, 0.0)
+    # One for a row within the clip. The grid's power of two costs no bit of it.
+    factors = plan.clip / np.maximum(norms, plan.clip) * 2.0**plan.grid_bits
+    # A cast rounds toward zero: to the nearest could push a norm above the bound.
+    grid: Integers = (gradients * factors).astype(np.int64)
+    while (over := np.einsum("ij,ij->i", grid, grid) > plan.sensitivity2).any():
         # The float arithmetic above may err in its last bits; the integers decide.
         grid[over] = np.trunc(grid[over] * (1 - 2.0**-20)).astype(np.int64)
     return grid
+
+
+def _norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Length of each row, float64 [n, 1]; infinite or NaN for a row that holds such a value."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        norms = _plain_norms(rows)
+        wild = ~np.isfinite(norms)
+        if wild.any():
+            # Huge but finite values square to infinity: by a power of two smaller, they do not.
+            norms[wild] = _plain_norms(rows[wild] * 2.0**-600) * 2.0**600
+    return norms[:, None]
+
+
+def _plain_norms(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    # Not einsum, which adds up a long row in pieces that depend on how many rows there are.
+    norms: npt.NDArray[np.float64] = np.sqrt(np.add.reduce(rows * rows, axis=1))
+    return norms

@@ -35,9 +35,12 @@ class Units:
     number: int
 
     def sums(self, gradients: Floats) -> Floats:
-        """Each unit's gradient, float64 [number, d]; a row that is not finite adds nothing."""
-        adds = self.counts & np.isfinite(gradients).all(axis=1)
-        rows = np.where(adds[:, None], gradients, 0.0)
+        """Each unit's gradient, float64 [number, d]; a row that is not finite adds nothing.
+
+        May be `gradients` itself, where every row is a unit and adds something.
+        """
+        adds = self.counts & _finite(gradients)
+        rows = gradients if adds.all() else np.where(adds[:, None], gradients, 0.0)
         if self.number == len(rows):
             return rows
         sums = np.zeros((self.number, gradients.shape[1]))
@@ -70,6 +73,17 @@ def units_of(records: LabelledRecords, known: Booleans, plan: TrainingPlan) -> U
     of_row = of_row.reshape(count).astype(np.int64)
     counts = known & (_ranks(of_row) < plan.max_records)
     return Units(of_row, counts, int(of_row.max(initial=-1)) + 1)
+
+
+def _finite(gradients: Floats) -> Booleans:
+    """Which rows hold finite values only, bool [n]."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite: Booleans = np.isfinite(gradients.sum(axis=1))
+    # A finite sum has finite terms; one that is not may have overflowed.
+    unsure = ~finite
+    if unsure.any():
+        finite[unsure] = np.isfinite(gradients[unsure]).all(axis=1)
+    return finite
 
 
 def _ranks(of_row: Integers) -> Integers:

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
@@ -137,6 +137,20 @@ class TestOsNoise(NoiseContract):
     def make(self) -> Noise:
         return OsNoise()
 
+    @pytest.mark.parametrize("shape", [(), (1,), (4, 3)])
+    def test_it_leaves_what_it_was_given(self, shape: tuple[int, ...]) -> None:
+        """Read-only, or not one piece of memory: noised beside it, not in it."""
+        exact = np.full((*shape, 2), 10**9, dtype=np.int64)[..., 0]
+        exact.setflags(write=False)
+
+        noisy = OsNoise().discrete_gaussian(
+            exact, sensitivity2=4, sigma2=25, grant=granted(25, exact.size)
+        )
+
+        assert noisy.shape == exact.shape
+        assert (exact == 10**9).all()
+        assert (np.abs(noisy - exact) < 100).all()
+
     def test_it_serves_a_real_grant(self) -> None:
         """The noise of a gateway."""
         noisy = OsNoise().discrete_gaussian(
@@ -209,13 +223,25 @@ class TestSeededNoise(NoiseContract):
         assert grant.remaining == 1
 
 
-@given(st.integers(1, 2**100))
-def test_noise_is_never_smaller_than_charged(sigma2: int) -> None:
-    """The float handed to OpenDP is the square root rounded up."""
-    sigma = sigma_at_least(sigma2)
+def near_squares() -> st.SearchStrategy[int]:
+    """Where rounding a root is at its edge, and powers of two, where its bits change."""
+    roots = st.one_of(st.integers(2, 2**50 - 1), st.integers(1, 49).map(lambda bits: 2**bits))
+    return st.builds(lambda root, off: root * root + off, roots, st.sampled_from([-1, 0, 1]))
 
-    assert Fraction(sigma) ** 2 >= sigma2
-    assert sigma <= math.sqrt(sigma2) * (1 + 1e-15)
+
+@given(st.one_of(st.integers(1, 2**100), near_squares(), st.integers(1, 2000)))
+@example(2**100)
+def test_noise_is_never_smaller_than_charged(sigma2: int) -> None:
+    """The float handed to OpenDP is the root rounded up, by no more than anyone would see."""
+    drawn2 = Fraction(sigma_at_least(sigma2)) ** 2
+
+    assert sigma2 <= drawn2 <= sigma2 * (1 + Fraction(1, 2**22))
+
+
+@given(st.integers(1, 2**25))
+def test_a_root_of_few_bits_is_drawn_as_it_is(sigma: int) -> None:
+    """What is charged for a whole standard deviation is drawn with exactly that."""
+    assert sigma_at_least(sigma * sigma) == sigma
 
 
 class TestHandingOver:
