@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 
+from benchmarks.choosing import measured
 from benchmarks.figures import Figure
-from benchmarks.privacy import audits, ledger, recovery, speed, verify
+from benchmarks.privacy import audits, choice, ledger, recovery, speed, verify
 
 MEASURES: dict[str, Callable[[], list[Figure]]] = {
     "ledger": ledger.measure,
@@ -20,11 +19,9 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
 
 def measure(arguments: Sequence[str]) -> list[Figure]:
     """Measure everything, or with `--only NAME ...` some of it."""
-    parser = argparse.ArgumentParser(prog="privacy")
-    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
-    options = parser.parse_args(arguments)
-    figures = []
-    for name in options.only:
-        print(f"measuring {name}", file=sys.stderr)
-        figures += MEASURES[name]()
-    return figures
+    return measured("privacy", MEASURES, arguments)
+
+
+def study(arguments: Sequence[str]) -> list[Figure]:
+    """What takes too long for the table: the study that chose the adapter, run again."""
+    return measured("privacy study", {"choice": choice.measure}, arguments)

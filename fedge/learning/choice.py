@@ -1,10 +1,11 @@
 """Which adapter a task is trained with: a study on public data, and the record that it leaves.
 
-    python -m fedge.learning.choice --policy policy.toml --task fedge.tasks.digits:CODE
+    python -m fedge.learning.choice --server server.toml --task fedge.tasks.digits:CODE
 
 Each candidate retrains a rehearsed fleet under faults of the task's public family, at the
 whole budget that a policy leaves for training, noise and evaluation included. Private
-data plays no part, so that the choice costs no budget and tells nothing.
+data plays no part, so that the choice costs no budget and tells nothing. `[training] choice`
+in `server.toml` names the record, and `fedge.learning.chosen` applies it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import sys
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -20,91 +22,43 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from fedge.config import TrainingSettings
+from fedge.config import ServerSettings, TrainingSettings
 from fedge.durable import write_file
-from fedge.errors import FedgeError, TaskError
+from fedge.errors import FedgeError, SettingError, TaskError
 from fedge.learning.adapters import TrainableAdapter
 from fedge.learning.planning import noise_multiplier, plan_training
 from fedge.learning.rehearsal import labelled, predict, rehearse
 from fedge.models.weights import Weights, adapter_dimension
 from fedge.privacy.policy import read_policy
-from fedge.records import AdapterKind, Name, PrivacyPolicy, Record
+from fedge.records import CHOICE_FILE, AdapterChoice, AdapterKind, PrivacyPolicy, TriedAdapter
 from fedge.tasks.code import FaultFamily, TaskCode, load_task_code
 
-GATEWAYS, TEST_ROWS, SEEDS = 5, 500, (1, 2, 3)
-FILE = "adapter-choice.json"
-CANDIDATES: tuple[TrainingSettings, ...] = tuple(
-    TrainingSettings(adapter=adapter, clip=clip, learning_rate=rate)
-    for adapter, clip, rates in (
-        ("input", 0.5, (1.2, 2.4)),
-        ("conv", 0.5, (1.2, 2.4)),
-        ("head", 0.5, (1.2, 2.4)),
-        ("lora-b", 0.5, (5.0, 10.0)),
-        ("lora", 0.5, (1.2, 2.4)),
-    )
-    for rate in rates
+GATEWAYS, TEST_ROWS = 5, 500
+SEEDS = tuple(range(1, 11))
+"""Ten faults: rates of one adapter differ by less than a few of them could tell."""
+GRID: tuple[tuple[AdapterKind, float, tuple[float, ...]], ...] = (
+    ("input", 0.5, (1.2, 2.4)),
+    ("conv", 0.5, (1.2, 2.4)),
+    ("head", 0.5, (1.2, 2.4)),
+    ("lora-b", 0.5, (5.0, 10.0)),
+    ("lora", 0.5, (1.2, 2.4)),
 )
+"""Adapter, clip and learning rates that are tried."""
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 
-class Candidate(Record):
-    """One way to train, and how far it got.
-
-    Attributes:
-        dimension: length of the adapter's vector.
-        noise_multiplier: standard deviation of a step's noise, in clips.
-        accuracies: after private training, on public rows that were not trained on, by seed.
-    """
-
-    adapter: AdapterKind
-    rounds: int
-    steps: int
-    clip: float
-    learning_rate: float
-    dimension: int
-    noise_multiplier: float
-    accuracies: tuple[float, ...]
-
-    @property
-    def accuracy(self) -> float:
-        """Mean over the seeds."""
-        return statistics.fmean(self.accuracies)
+def candidates_of(base: TrainingSettings) -> tuple[TrainingSettings, ...]:
+    """What is tried: `GRID`, with rounds, steps, records and evaluation as in `base`."""
+    return tuple(
+        base.model_copy(update={"adapter": adapter, "clip": clip, "learning_rate": rate})
+        for adapter, clip, rates in GRID
+        for rate in rates
+    )
 
 
-class AdapterChoice(Record):
-    """A study's result; the choice follows from its figures.
-
-    Attributes:
-        epsilon, delta: per block, of the policy that was trained under.
-        policy_sha256: of that policy.
-        gateways, records: of the rehearsed fleet; records by gateway.
-        seeds: each is another fault of the family, and other noise.
-        stale: accuracies before any training, by seed.
-        versions: of what computed.
-    """
-
-    task: Name
-    epsilon: float
-    delta: float
-    policy_sha256: str
-    gateways: int
-    records: int
-    seeds: tuple[int, ...]
-    stale: tuple[float, ...]
-    candidates: tuple[Candidate, ...]
-    versions: dict[str, str]
-
-    @property
-    def ranked(self) -> tuple[Candidate, ...]:
-        """The best first; of two equals the one with fewer values to train."""
-        return tuple(sorted(self.candidates, key=lambda c: (-c.accuracy, c.dimension)))
-
-    @property
-    def chosen(self) -> Candidate:
-        """The first of `ranked`."""
-        return self.ranked[0]
+CANDIDATES = candidates_of(TrainingSettings())
 
 
 def choose_adapter(
@@ -113,6 +67,7 @@ def choose_adapter(
     policy: PrivacyPolicy,
     candidates: Sequence[TrainingSettings] = CANDIDATES,
     seeds: Sequence[int] = SEEDS,
+    at: float | None = None,
 ) -> AdapterChoice:
     """Compare candidates on public rows under the task's public family of faults.
 
@@ -120,6 +75,7 @@ def choose_adapter(
         weights: the release that would be trained.
         candidates: those whose adapter the model does not have are left out; all plan for as
             many records as the first.
+        at: now, in seconds since the epoch, to be written down; it changes no figure.
 
     Raises:
         TaskError: the model has none of the adapters, or there are too few public rows.
@@ -130,7 +86,7 @@ def choose_adapter(
         raise TaskError("no candidate fits the model, or no seed was given")
     records = fitting[0].records
     trials = [_Trial(code, weights, seed, records) for seed in seeds]
-    return AdapterChoice(
+    return AdapterChoice.sealed(
         task=code.schema.name,
         epsilon=policy.epsilon,
         delta=policy.delta,
@@ -140,7 +96,10 @@ def choose_adapter(
         seeds=tuple(seeds),
         stale=tuple(trial.stale for trial in trials),
         candidates=tuple(_candidate(settings, policy, weights, trials) for settings in fitting),
-        versions={name: version(name) for name in ("torch", "numpy", "opacus")},
+        versions={name: version(name) for name in ("fedge", "torch", "numpy", "opacus")},
+        at=at,
+        unit=policy.unit,
+        max_records=policy.max_records,
     )
 
 
@@ -191,9 +150,9 @@ def _candidate(
     policy: PrivacyPolicy,
     weights: Weights,
     trials: Sequence[_Trial],
-) -> Candidate:
+) -> TriedAdapter:
     dimension = adapter_dimension(weights, settings.adapter)
-    return Candidate(
+    return TriedAdapter(
         adapter=settings.adapter,
         rounds=settings.rounds,
         steps=settings.steps,
@@ -209,27 +168,51 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Study, print a table and write the record. Exit status 1 where it could not be done."""
     parser = argparse.ArgumentParser(prog="fedge.learning.choice", description=__doc__)
     parser.add_argument("--task", default="fedge.tasks.digits:CODE", help="module:object")
-    parser.add_argument("--policy", type=Path, required=True)
-    parser.add_argument("--out", type=Path, default=Path(FILE))
+    under = parser.add_mutually_exclusive_group(required=True)
+    under.add_argument("--server", type=Path, help="server.toml: its policy and [training]")
+    under.add_argument("--policy", type=Path, help="a policy; [training] as it is by default")
+    parser.add_argument("--out", type=Path, default=Path(CHOICE_FILE))
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
         code = load_task_code(options.task)
-        policy = read_policy(options.policy)
-        choice = choose_adapter(code, code.base_weights(1), policy, seeds=options.seeds)
+        policy, base = _asked(options.server, options.policy, code)
+        choice = choose_adapter(
+            code,
+            code.base_weights(1),
+            policy,
+            candidates_of(base),
+            seeds=options.seeds,
+            at=time.time(),
+        )
         write_file(options.out, choice.to_bytes())
     except (FedgeError, OSError) as error:
         print(f"fedge: {error}", file=sys.stderr)
         return 1
+    _show(choice)
+    print(f"written to {options.out}")
+    return 0
+
+
+def _asked(
+    server: Path | None, policy: Path | None, code: TaskCode
+) -> tuple[PrivacyPolicy, TrainingSettings]:
+    if server is None:
+        return read_policy(policy or Path()), TrainingSettings()
+    settings = ServerSettings.load(server)
+    if settings.task != code.schema.name:
+        raise SettingError(f"{server} is for task {settings.task}, not {code.schema.name}")
+    return read_policy(settings.policy), settings.training
+
+
+def _show(choice: AdapterChoice) -> None:
     print(f"stale {statistics.fmean(choice.stale):.3f}, epsilon {choice.epsilon:g} per block")
     for one in choice.ranked:
         print(
             f"{one.adapter:8} clip {one.clip:g} rate {one.learning_rate:g}: {one.accuracy:.3f} "
             f"({min(one.accuracies):.3f} to {max(one.accuracies):.3f}), {one.dimension} values"
         )
-    print(f"written to {options.out}")
-    return 0
 
 
 if __name__ == "__main__":

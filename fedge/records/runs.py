@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fedge.records.base import (
     Count,
@@ -153,7 +159,12 @@ class Participant(Record):
 
 
 class RunSpec(Record):
-    """A retraining run: decided once from stored facts, identical on every retry."""
+    """A retraining run: decided once from stored facts, identical on every retry.
+
+    Attributes:
+        choice_sha256: of the `AdapterChoice` that decided how it trains; None where none is
+            recorded. Not written then, so that specifications of earlier versions keep their bytes.
+    """
 
     run_id: RunId
     task: Name
@@ -162,6 +173,14 @@ class RunSpec(Record):
     plan: TrainingPlan
     participants: tuple[Participant, ...] = Field(min_length=1, max_length=100_000)
     episodes: tuple[str, ...]
+    choice_sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_recorded(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        if self.choice_sha256 is None:
+            del values["choice_sha256"]
+        return values
 
 
 class RoundRequest(Record):

@@ -76,6 +76,7 @@ class ConvolutionAdapter(InputAdapter):
         return F.conv2d(prepared, self.weight + self.unchanged, self.bias, padding=self._padding)
 
     def row_gradients(self, prepared: Tensor, upstream: Tensor) -> dict[str, Tensor]:
+        """See `InputAdapter.row_gradients`."""
         patches = F.unfold(prepared, self.weight.shape[-1], padding=self._padding)
         through = upstream.flatten(2)
         weight = torch.einsum("nop,nip->noi", through, patches)

@@ -137,7 +137,10 @@ class ResidualConvolution(TrunkAdapter):
         layer = self.change
 
         def one(row: Tensor, through: Tensor) -> Tensor:
+            """One row's gradient, of the weight's shape: its upstream gradient pulled back."""
+
             def answer(weight: Tensor) -> Tensor:
+                """The row's output with another weight; a bias would not change the gradient."""
                 return F.conv2d(
                     row[None],
                     weight,

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from fakes.digits_base import base_weights, camera_records, demo_policy, plan
 
-from fedge.config import TrainingSettings
+from fedge.config import ServerSettings, TrainingSettings
 from fedge.errors import TaskError
 from fedge.learning import choice
-from fedge.learning.choice import AdapterChoice, choose_adapter
+from fedge.learning.choice import candidates_of, choose_adapter
+from fedge.learning.chosen import chosen_training
 from fedge.learning.planning import run_nano
 from fedge.learning.rehearsal import rehearse
 from fedge.privacy.policy import write_policy
 from fedge.privacy.rdp import cap_nano, telemetry_nano
+from fedge.records import AdapterChoice
 from fedge.tasks.camera import LENS
 from fedge.tasks.code import FaultFamily
 from fedge.tasks.digits import CODE, glyphs
@@ -30,7 +32,7 @@ QUICK = (
 
 @pytest.fixture(scope="module")
 def chosen() -> AdapterChoice:
-    return choose_adapter(CODE, base_weights(), demo_policy(), QUICK, seeds=(1, 2))
+    return choose_adapter(CODE, base_weights(), demo_policy(), QUICK, (1, 2), 1_795_000_000.0)
 
 
 def test_every_candidate_is_written_down(chosen: AdapterChoice) -> None:
@@ -39,7 +41,9 @@ def test_every_candidate_is_written_down(chosen: AdapterChoice) -> None:
     assert all(len(c.accuracies) == 2 for c in chosen.candidates)
     assert chosen.policy_sha256 == demo_policy().content_sha256
     assert (chosen.gateways, chosen.records, chosen.seeds) == (5, 60, (1, 2))
-    assert {"torch", "numpy"} <= set(chosen.versions)
+    assert {"fedge", "torch", "numpy"} <= set(chosen.versions)
+    assert (chosen.unit, chosen.max_records, chosen.at) == ("record", 1, 1_795_000_000.0)
+    assert chosen.seal == chosen.expected_seal
     assert AdapterChoice.from_bytes(chosen.to_bytes()) == chosen
 
 
@@ -103,17 +107,59 @@ def test_the_command_writes_the_record(
     """One table for people, one file for the record; a policy that cannot be read is said."""
     policy, out = tmp_path / "policy.toml", tmp_path / "adapter-choice.json"
     write_policy(demo_policy(), policy)
-    monkeypatch.setattr(choice, "choose_adapter", _quick)
-    monkeypatch.setattr(type(CODE), "base_weights", lambda _, seed: base_weights())
+    asked = quick_study(monkeypatch)
 
     assert choice.main(["--policy", str(policy), "--out", str(out), "--seeds", "1"]) == 0
-    assert AdapterChoice.from_bytes(out.read_bytes()).chosen.adapter == "input"
+    written = AdapterChoice.from_bytes(out.read_bytes())
+    assert written.chosen.adapter == "input" and written.at is not None
     assert "input" in capsys.readouterr().out
+    assert asked == [choice.CANDIDATES]
     assert choice.main(["--policy", str(tmp_path / "none.toml")]) == 1
 
 
-def _quick(code, weights, policy, *, seeds):
-    return choose_adapter(code, weights, policy, QUICK[:1], seeds=seeds)
+def test_a_study_for_a_centre_applies_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates are planned as that centre plans its runs, whose settings then name the file."""
+    write_policy(demo_policy(), tmp_path / "policy.toml")
+    file, config = tmp_path / "adapter-choice.json", tmp_path / "server.toml"
+    config.write_text(
+        'data_dir = "data"\npolicy = "policy.toml"\n[training]\nchoice = "adapter-choice.json"\n'
+        "records = 60\nevaluation_rho = 0.002\nsteps = 4\nrounds = 1\n"
+    )
+    asked = quick_study(monkeypatch)
+    assert choice.main(["--server", str(config), "--out", str(file), "--seeds", "1"]) == 0
+    own = ServerSettings.load(config).training
+
+    assert asked == [candidates_of(own)]
+    assert {(c.records, c.evaluation_rho, c.steps) for c in asked[0]} == {(60, 0.002, 4)}
+    assert chosen_training(own, demo_policy(), "digits").settings.adapter == "input"
+
+
+def test_a_centre_of_another_task_is_not_studied(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "server.toml"
+    config.write_text('data_dir = "data"\npolicy = "policy.toml"\ntask = "grit"\n')
+
+    assert choice.main(["--server", str(config)]) == 1
+    assert "grit" in capsys.readouterr().err
+
+
+def quick_study(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainingSettings, ...]]:
+    """The command studies one candidate of those that it is asked for, which are kept."""
+    asked: list[tuple[TrainingSettings, ...]] = []
+
+    def quick(code, weights, policy, candidates, *, seeds, at):
+        asked.append(candidates)
+        return choose_adapter(code, weights, policy, quick_ones(candidates), seeds, at)
+
+    def quick_ones(candidates):
+        return [candidates[0].model_copy(update={"rounds": 1, "steps": 4, "records": 60})]
+
+    monkeypatch.setattr(choice, "choose_adapter", quick)
+    monkeypatch.setattr(type(CODE), "base_weights", lambda _, seed: base_weights())
+    return asked
 
 
 def test_a_rehearsal_is_a_whole_run() -> None:
