@@ -42,7 +42,7 @@ def table(evidence: AuditEvidence) -> str:
         f"claimed: epsilon {evidence.claimed_epsilon:.2f} at delta {evidence.delta:g}; "
         f"lower bounds at {evidence.confidence:.0%} from {evidence.runs} runs, "
         f"{evidence.canaries} canary guesses each",
-        f"{'audited':28}{'counted':>9}{'gaussian':>10}  verdict",
+        f"{'audited':30}{'claimed':>9}{'counted':>9}{'gaussian':>10}  verdict",
     ]
     for case in evidence.cases:
         gaussian = "-" if case.gaussian_epsilon is None else f"{case.gaussian_epsilon:.2f}"
@@ -50,7 +50,8 @@ def table(evidence: AuditEvidence) -> str:
         wanted = evidence.flags(case) == case.seeded_bug
         note = "planted bug, " if case.seeded_bug else ""
         lines.append(
-            f"{case.name:28}{case.counted_epsilon:9.2f}{gaussian:>10}  "
+            f"{case.name:30}{evidence.claim_of(case):9.2f}{case.counted_epsilon:9.2f}"
+            f"{gaussian:>10}  "
             f"{note}{verdict}{'' if wanted else '  <- WRONG'}"
         )
     lines.append(f"the audit {'passed' if evidence.passed else 'FAILED'}")

@@ -15,6 +15,7 @@ from fedge.records import AuditedCase, AuditEvidence
 
 __all__ = [
     "FOLDER",
+    "ONE_RUN",
     "AuditEvidence",
     "AuditedCase",
     "evidence_files",
@@ -24,6 +25,9 @@ __all__ = [
 
 FOLDER = Path("runs/audit")
 """Where audits leave their evidence unless told otherwise; one file for each kind."""
+
+ONE_RUN = "one-run.json"
+"""Name of the evidence about one release, in the folder of the candidate that it became."""
 
 _COMPUTED_BY = ("fedge", "numpy", "scipy", "torch", "opendp")
 
@@ -61,10 +65,13 @@ def read_evidence(path: Path) -> AuditEvidence:
     return AuditEvidence.from_bytes(data)
 
 
-def evidence_files(folder: Path = FOLDER) -> tuple[AuditEvidence, ...]:
-    """All evidence in a folder, sorted by kind; none where there is no such folder.
+def evidence_files(folder: Path = FOLDER, names: str = "*.json") -> tuple[AuditEvidence, ...]:
+    """All evidence in a folder, sorted by name; none where there is no such folder.
+
+    Args:
+        names: pattern of the files that are read.
 
     Raises:
         RecordError: one of the files holds no evidence.
     """
-    return tuple(read_evidence(path) for path in sorted(folder.glob("*.json")))
+    return tuple(read_evidence(path) for path in sorted(folder.glob(names)))

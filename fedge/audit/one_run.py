@@ -2,8 +2,8 @@
 
 Each canary, a public row with a wrong label, is among the records by a fair coin of its
 own. After the run that the gateway would have carried out, an attacker who knows everything
-but the coins and the noise guesses them from the released updates. That shows little where
-noise is large, so it is evidence and no gate. Canaries harm the model and spend budget:
+but coins, samples and noise guesses the coins from the released updates. That shows little
+where noise is large, so it is evidence and no gate. Canaries harm the model and spend budget:
 only a simulated ledger, whose releases prove nothing to anybody, is charged for them.
 """
 
@@ -79,30 +79,54 @@ def one_run(
     seed: int | None = None,
     clock: Callable[[], float] = time.time,
 ) -> AuditEvidence:
-    """Train once with canaries and bound epsilon from below.
+    """Plan a run with room for all records, and audit it; see `audit_plan`.
 
     Args:
-        settings: how runs are planned; `records` is not used, the plan has room for all.
+        settings: how runs are planned; `records` is not used.
+    """
+    _check_canaries(canaries)
+    plan = _plan_for(staging, settings, len(staging.records) + canaries)
+    return audit_plan(staging, plan, noise, canaries=canaries, seed=seed, clock=clock)
+
+
+def audit_plan(
+    staging: Staging,
+    plan: TrainingPlan,
+    noise: Noise,
+    *,
+    canaries: int = CANARIES,
+    seed: int | None = None,
+    clock: Callable[[], float] = time.time,
+    go_on: Callable[[int], bool] = lambda rounds: True,
+) -> AuditEvidence:
+    """Train once with canaries, as planned, and bound epsilon from below.
+
+    Args:
         noise: what the gateway would draw from.
         seed: of canaries and coins; drawn from the system unless given.
+        go_on: told after each round how many were trained; where it answers False no further one
+            is. What fewer rounds show bounds the whole run as well, against the whole claim.
 
     Raises:
         AuditRefusedError: the ledger is a real one; nothing was charged.
-        SettingError: too few or too many canaries.
+        SettingError: too few or too many canaries, or more records than the plan has room for.
         BudgetExhaustedError: a block of the records has too little left.
     """
     if not staging.ledger.simulated:
         raise AuditRefusedError(
             "canaries do not go into a real ledger's data; audit a staging gateway"
         )
-    if not LEAST_CANARIES <= canaries <= MOST_CANARIES:
-        raise SettingError(f"need {LEAST_CANARIES} to {MOST_CANARIES} canaries, not {canaries}")
+    _check_canaries(canaries)
+    if len(staging.records) + canaries > plan.divisor:
+        raise SettingError(
+            f"{len(staging.records)} records and {canaries} canaries do not fit a plan of "
+            f"{plan.divisor}: some canaries would not be trained on"
+        )
     rng = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
     planted = canary_records(staging, canaries, rng)
     coins: Coins = rng.random(canaries) < 0.5
     trained = _joined(staging.records, _null(planted, ~coins))
-    plan = _plan_for(staging, settings, len(trained))
-    released = _train(staging, plan, trained, noise)
+    released = _train(staging, plan, trained, noise, go_on)
     scores = coin_scores(staging, plan, planted, released)
     return AuditEvidence(
         kind="one-run",
@@ -150,11 +174,14 @@ def coin_scores(
 
     Each round released about the sum of the clipped gradients of whoever was in it, taken at
     its start, plus noise of known size. With the coins' mean 1/2 and variance 1/4 known, this
-    is their linear posterior mean; higher where a canary seems to be in.
+    is their linear posterior mean; higher where a canary seems to be in. Where steps read
+    samples, the sum over one is scaled up to all, and that samples differ is passed over: any
+    guess bounds epsilon from below, a worse one from further below.
     """
     gram = np.zeros((len(planted), len(planted)))
     matched = np.zeros(len(planted))
-    variance = plan.sigma2 / plan.steps / 4.0**plan.grid_bits
+    rate = 1.0 if plan.rate_ppm is None else plan.rate_ppm / 10**6
+    variance = plan.sigma2 / plan.steps / 4.0**plan.grid_bits / rate**2
     for start, change in zip(released.starts, released.changes, strict=True):
         pulls = _clipped(staging, plan, planted, start)
         known = _clipped(staging, plan, staging.records, start).sum(axis=0)
@@ -179,8 +206,17 @@ def _plan_for(staging: Staging, settings: TrainingSettings, records: int) -> Tra
     return plan_training(staging.ledger.policy, roomy, dimension)
 
 
+def _check_canaries(canaries: int) -> None:
+    if not LEAST_CANARIES <= canaries <= MOST_CANARIES:
+        raise SettingError(f"need {LEAST_CANARIES} to {MOST_CANARIES} canaries, not {canaries}")
+
+
 def _train(
-    staging: Staging, plan: TrainingPlan, records: LabelledRecords, noise: Noise
+    staging: Staging,
+    plan: TrainingPlan,
+    records: LabelledRecords,
+    noise: Noise,
+    go_on: Callable[[int], bool],
 ) -> Released:
     """The run as a gateway carries it out: reserved whole, granted and settled by rounds."""
     ledger, run_id = staging.ledger, f"audit-{secrets.token_hex(8)}"
@@ -197,6 +233,8 @@ def _train(
         starts.append(vector)
         changes.append(change)
         vector = vector + change
+        if not go_on(number + 1):
+            break
     return Released(tuple(starts), tuple(changes))
 
 

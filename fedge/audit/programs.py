@@ -25,9 +25,9 @@ from fedge.learning.session import TrainingSession
 from fedge.models.weights import Weights, adapter_dimension
 from fedge.privacy.grants import Grant
 from fedge.privacy.ledger import Ledger, Reservation
-from fedge.privacy.noise import Integers, Noise, SeededNoise
+from fedge.privacy.noise import Booleans, Integers, Noise, SeededNoise
 from fedge.privacy.policy import new_policy
-from fedge.records import BlockLength, TrainingPlan, sha256_hex
+from fedge.records import BlockLength, PrivacyPolicy, TrainingPlan, sha256_hex
 from fedge.statefile import StateFile
 
 Floats = npt.NDArray[np.float64]
@@ -36,15 +36,25 @@ Vector = npt.NDArray[np.float32]
 EPSILON, DELTA = 8.0, 1e-5
 """The claim. A wrong scale is as wrong at any epsilon, but is found more easily at a large one."""
 
+SAMPLED_EPSILON = 1.0
+"""The claim of runs on samples. Only counts bound those, and never by more than the logarithm of
+their number: five or so from a thousand."""
+
 _LITTLE_RHO = 1e-6
-POLICY = new_policy(
-    epsilon=EPSILON,
-    delta=DELTA,
-    block=BlockLength(kind="windows", value=1),
-    # All but nothing goes to training, whose guarantee is what is tested.
-    telemetry_rho=_LITTLE_RHO,
-    window_rho=_LITTLE_RHO,
-)
+
+
+def _policy(epsilon: float) -> PrivacyPolicy:
+    return new_policy(
+        epsilon=epsilon,
+        delta=DELTA,
+        block=BlockLength(kind="windows", value=1),
+        # All but nothing goes to training, whose guarantee is what is tested.
+        telemetry_rho=_LITTLE_RHO,
+        window_rho=_LITTLE_RHO,
+    )
+
+
+POLICY, SAMPLED_POLICY = _policy(EPSILON), _policy(SAMPLED_EPSILON)
 ROUNDS = 4
 SETTINGS = TrainingSettings(
     adapter="head",
@@ -56,6 +66,9 @@ SETTINGS = TrainingSettings(
     records=toy.RECORDS,
     evaluation_rho=_LITTLE_RHO,
 )
+SAMPLED_SETTINGS = SETTINGS.model_copy(update={"records": 256, "sample_above": 1, "sample": 1})
+"""Planned for more records than there are: each is in one sample of 256, so that nearly all of the
+claim rests on who is left out."""
 
 
 class HalvedNoise(SeededNoise):
@@ -69,6 +82,15 @@ class HalvedNoise(SeededNoise):
             exact, sensitivity2=sensitivity2, sigma2=sigma2, grant=grant
         )
         return exact + (noisy - exact) // 2
+
+
+class NobodyLeftOut(SeededNoise):
+    """A bug: every sample holds every record, and is charged as if it did not."""
+
+    def poisson_sample(self, units: int, rate_ppm: int) -> Booleans:
+        """See `Noise.poisson_sample`."""
+        super().poisson_sample(units, rate_ppm)
+        return np.ones(units, dtype=np.bool_)
 
 
 @contextmanager
@@ -94,6 +116,7 @@ class Program:
         noise: from a seed.
         planted: a bug that is there while it is entered.
         forgets: each round is planned and reserved as if it were the only one.
+        sampled: steps read Poisson samples, under `SAMPLED_POLICY`.
     """
 
     name: str
@@ -101,6 +124,7 @@ class Program:
     noise: Callable[[int], Noise] = SeededNoise
     planted: Callable[[], AbstractContextManager[None]] = nullcontext
     forgets: bool = False
+    sampled: bool = False
 
 
 PROGRAMS = (
@@ -108,6 +132,8 @@ PROGRAMS = (
     Program(name="halved noise", noise=HalvedNoise),
     Program(name="no clipping", planted=no_clipping),
     Program(name="accountant reset per round", forgets=True),
+    Program(name="the code on samples", seeded_bug=False, sampled=True),
+    Program(name="samples that leave nobody out", noise=NobodyLeftOut, sampled=True),
 )
 
 
@@ -126,9 +152,10 @@ class Laboratory:
     def __init__(self, folder: Path, program: Program) -> None:
         self._program = program
         self._state = StateFile(folder / "state.sqlite")
-        self.ledger = Ledger(self._state, POLICY, clock=lambda: 0.0, simulated=True)
+        policy = SAMPLED_POLICY if program.sampled else POLICY
+        self.ledger = Ledger(self._state, policy, clock=lambda: 0.0, simulated=True)
         self._weights = toy.CODE.base_weights(0)
-        self.plan = _planned(self._weights, rounds=1 if program.forgets else ROUNDS)
+        self.plan = _planned(self._weights, program)
         self._pull = canary_pull(self._weights, self.plan)
         self._blocks = 0
         self.claimed_epsilon = 0.0
@@ -186,6 +213,10 @@ def canary_pull(weights: Weights, plan: TrainingPlan) -> Floats:
     return pull
 
 
-def _planned(weights: Weights, *, rounds: int) -> TrainingPlan:
-    settings = SETTINGS.model_copy(update={"rounds": rounds})
-    return plan_training(POLICY, settings, adapter_dimension(weights, settings.adapter))
+def _planned(weights: Weights, program: Program) -> TrainingPlan:
+    policy, settings = POLICY, SETTINGS
+    if program.sampled:
+        policy, settings = SAMPLED_POLICY, SAMPLED_SETTINGS
+    if program.forgets:
+        settings = settings.model_copy(update={"rounds": 1})
+    return plan_training(policy, settings, adapter_dimension(weights, settings.adapter))

@@ -1,4 +1,4 @@
-"""Gateways on which canaries may be planted: one made up for it, or a staging gateway's own.
+"""Gateways on which canaries may be planted: ones made up for it, or a staging gateway's own.
 
 A staging gateway is one whose ledger was created as simulated: its reports and updates are
 refused by every real coordinator, its ledger by every reviewer.
@@ -17,14 +17,14 @@ import numpy as np
 from fedge.audit.one_run import Staging
 from fedge.data.blocks import BlockStore, LabelledRecords
 from fedge.errors import AuditRefusedError, StateError
-from fedge.models.weights import read_weights
+from fedge.models.weights import Weights, read_weights
 from fedge.privacy.entries import read_entry
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import new_policy, read_policy
-from fedge.records import BlockLength
+from fedge.records import BlockLength, PrivacyPolicy, TrainingPlan
 from fedge.statefile import StateFile
 from fedge.tasks.camera import LENS, capture
-from fedge.tasks.code import load_task_code
+from fedge.tasks.code import PublicData, TaskCode, load_task_code
 from fedge.tasks.digits import CODE, gateway_share
 from fedge.tasks.schema import read_task
 
@@ -48,6 +48,35 @@ def digits_staging(
         yield Staging(
             code=CODE, weights=CODE.base_weights(1), ledger=ledger, records=_captures(seed)
         )
+
+
+@contextmanager
+def planned_staging(
+    code: TaskCode,
+    weights: Weights,
+    policy: PrivacyPolicy,
+    plan: TrainingPlan,
+    *,
+    canaries: int,
+    release: int | None = None,
+) -> Iterator[Staging]:
+    """A gateway that carries out a given plan, on a fresh simulated ledger under `policy`.
+
+    Its own records are the task's public rows, rightly labelled, as many as the plan has room
+    for beside the canaries and no more than `MOST_RECORDS`.
+
+    Args:
+        weights: what the run starts from.
+        release: counter of the release that the audit is evidence for.
+    """
+    room = max(0, min(plan.divisor, MOST_RECORDS) - canaries)
+    with (
+        tempfile.TemporaryDirectory(prefix="fedge-staging-") as folder,
+        closing(StateFile(Path(folder) / "state.sqlite")) as state,
+    ):
+        ledger = Ledger(state, policy, clock=lambda: 0.0, simulated=True)
+        records = _public_rows(code.public(), room)
+        yield Staging(code=code, weights=weights, ledger=ledger, records=records, release=release)
 
 
 @contextmanager
@@ -84,6 +113,19 @@ def _refuse_a_real_ledger(file: StateFile) -> None:
         raise StateError(f"{file.path} holds no ledger")
     if not read_entry(bytes(first[0][0])).simulated:
         raise AuditRefusedError(f"{file.path} holds a real ledger; audit a staging gateway")
+
+
+def _public_rows(public: PublicData, count: int) -> LabelledRecords:
+    """The first public rows, from the beginning again where there are too few."""
+    slots = np.arange(count, dtype=np.int64)
+    chosen = slots % len(public.labels)
+    return LabelledRecords(
+        slots=slots,
+        blocks=np.zeros_like(slots),
+        inputs=public.clean.reshape(len(public.clean), -1)[chosen],
+        labels=public.labels[chosen],
+        predictions=public.labels[chosen],
+    )
 
 
 def _captures(seed: int) -> LabelledRecords:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedge.config.base import Settings
 from fedge.config.drift import AlertSettings, DriftSettings
@@ -16,12 +16,15 @@ class TrainingSettings(Settings):
     """How a retraining is planned (`[training]` in `server.toml`). Chosen on public data.
 
     Attributes:
-        adapter: as a study on public data chose it for the task.
+        choice: record of the study that chose (`python -m fedge.learning.choice`). It then decides
+            adapter, clip, learning rate, rounds and steps where they are not set here, and those
+            that are set must be its own. Without it no choice is recorded.
         records: planned labelled records of a gateway.
         sample_above: planned records beyond which every step reads a Poisson sample.
         sample: records expected in such a sample.
     """
 
+    choice: Path | None = None
     adapter: Literal["input", "head", "lora-b", "lora", "conv"] = "input"
     rounds: int = Field(default=2, ge=1)
     steps: int = Field(default=20, ge=1)
@@ -60,6 +63,8 @@ class ComplianceSettings(Settings):
         reviewers: public keys, 64 hex digits, of those who may approve policies; without any the
             bundle's own word is taken, and the report says so.
         keep: folders of reports that are kept, the latest ones.
+        one_run_audit: audits the training of each release with canaries, on the task's public
+            data; for a staging centre alone (`simulated`).
     """
 
     interval_s: float = Field(default=86_400.0, ge=60)
@@ -68,6 +73,7 @@ class ComplianceSettings(Settings):
     controller: Path | None = None
     reviewers: tuple[PublicKeyHex, ...] = ()
     keep: int = Field(default=400, ge=1)
+    one_run_audit: bool = False
 
 
 class ServerSettings(Settings):
@@ -76,6 +82,8 @@ class ServerSettings(Settings):
     Attributes:
         data_dir: database, objects and release repository live here unless set apart.
         policy: the privacy policy file that gateways of this fleet run under (public).
+        simulated: makes this a staging centre: it takes what gateways with `simulated` send, and
+            nothing that a real one does. What it releases proves nothing to a reviewer.
         superlink: `host:port` of the SuperLink; loopback only.
         flwr_home: Flower's own folder (configuration, installed bundles).
     """
@@ -85,6 +93,7 @@ class ServerSettings(Settings):
     port: int = Field(default=8100, ge=0, le=65535)
     database_url: str = ""
     policy: Path
+    simulated: bool = False
     task: str = "digits"
     family: str = "digits"
     superlink: str = "127.0.0.1:8000"
@@ -96,6 +105,15 @@ class ServerSettings(Settings):
     alerts: AlertSettings = AlertSettings()
     keys: KeySettings = KeySettings()
     compliance: ComplianceSettings = ComplianceSettings()
+
+    @model_validator(mode="after")
+    def _canaries_in_staging_alone(self) -> Self:
+        if self.compliance.one_run_audit and not self.simulated:
+            raise ValueError(
+                "[compliance] one_run_audit is for a staging centre, whose settings and those of "
+                "its gateways say simulated = true"
+            )
+        return self
 
     @property
     def database(self) -> str:

@@ -27,12 +27,15 @@ class AuditedCase(Record):
             bound of Steinke, Nasr and Jagielski 2023), at the claim's delta.
         gaussian_epsilon: lower bound on the assumption that error rates trade off as those of
             a Gaussian mechanism, at the same delta; None where it was not estimated.
+        claimed_epsilon: what the ledger charged this program's trainings with, where the audit's
+            own claim is about others.
     """
 
     name: str = Field(min_length=1, max_length=64)
     seeded_bug: bool
     counted_epsilon: float = Field(ge=0)
     gaussian_epsilon: float | None = Field(default=None, ge=0)
+    claimed_epsilon: float | None = Field(default=None, gt=0)
 
     @property
     def lower_bound(self) -> float:
@@ -72,8 +75,10 @@ class AuditEvidence(Record):
 
     @property
     def lower_bound(self) -> float | None:
-        """The largest lower bound found on the code as it is; None where that was not audited."""
-        return max((c.lower_bound for c in self.cases if not c.seeded_bug), default=None)
+        """The largest lower bound on the code as it is under the audit's own claim; None where no
+        such case was audited."""
+        own = (c for c in self.cases if not c.seeded_bug and c.claimed_epsilon is None)
+        return max((c.lower_bound for c in own), default=None)
 
     @property
     def bugs_seeded(self) -> tuple[str, ...]:
@@ -87,14 +92,14 @@ class AuditEvidence(Record):
 
     @property
     def passed(self) -> bool:
-        """The code's bound stays under the claim, and every planted bug was found."""
-        bound = self.lower_bound
-        return (
-            bound is not None
-            and bound <= self.claimed_epsilon
-            and self.bugs_flagged == self.bugs_seeded
-        )
+        """The code's bounds stay under their claims, and every planted bug was found."""
+        within = not any(self.flags(case) for case in self.cases if not case.seeded_bug)
+        return self.lower_bound is not None and within and self.bugs_flagged == self.bugs_seeded
+
+    def claim_of(self, case: AuditedCase) -> float:
+        """What a case's bound is held against."""
+        return self.claimed_epsilon if case.claimed_epsilon is None else case.claimed_epsilon
 
     def flags(self, case: AuditedCase) -> bool:
-        """Whether a case violates the claim."""
-        return case.lower_bound > self.claimed_epsilon
+        """Whether a case violates its claim."""
+        return case.lower_bound > self.claim_of(case)

@@ -15,16 +15,21 @@ import numpy as np
 
 from fedge.config import ServerSettings
 from fedge.delivery.candidate import describe_files, stage
-from fedge.errors import GateFailedError, RunFailedError, SettingError
+from fedge.durable import write_file
+from fedge.errors import CandidateError, ChoiceError, GateFailedError, RunFailedError, SettingError
+from fedge.learning.chosen import carried_choice, check_recorded, choice_object
 from fedge.models.hardware import hardware_class
 from fedge.models.weights import Vector, Weights, adapter_dimension, read_weights
 from fedge.privacy.policy import read_policy
 from fedge.privacy.rdp import epsilon_of, event_nano, telemetry_nano
 from fedge.records import (
+    CHOICE_FILE,
+    AdapterChoice,
     AdapterKind,
     PrivacyPolicy,
     ReleaseManifest,
     RunResult,
+    RunSpec,
     TrainingPlan,
     sha256_hex,
 )
@@ -36,7 +41,7 @@ from fedge_flows.releases import ReleaseShelf
 INITIAL = "initial"
 """Name and run id of the first candidate, which comes from public data alone."""
 
-RELEASE_FILES = ("task.json", "reference.json", "golden.npz", "weights.npz")
+RELEASE_FILES = ("task.json", "reference.json", "golden.npz", "weights.npz", CHOICE_FILE)
 
 
 def read_adapter(objects: Objects, result: RunResult) -> Vector:
@@ -70,15 +75,46 @@ def merged(base: Path, result: RunResult, vector: Vector) -> Callable[[TaskCode]
     return weights
 
 
-def builder(code: str, weights: Callable[[TaskCode], Weights], seed: int) -> Callable[[Path], None]:
+def keep_choice(objects: Objects, choice: AdapterChoice, plan: TrainingPlan) -> str:
+    """Store the choice that decided a plan, under its own hash; answers the hash.
+
+    Raises:
+        ChoiceError: the adapter is of another length on the model that was studied.
+    """
+    if differs := choice.chosen.differs(plan):
+        raise ChoiceError(f"the adapter's choice is of another model: {differs}")
+    sha256 = choice.content_sha256
+    objects.put(choice_object(sha256), choice.to_bytes())
+    return sha256
+
+
+def read_run_choice(objects: Objects, spec: RunSpec) -> bytes | None:
+    """The choice that a run names; None where it names none.
+
+    Raises:
+        ChoiceError: it is not the one that the run names, or the run trains something else.
+        MissingObjectError: it is gone.
+    """
+    if spec.choice_sha256 is None:
+        return None
+    data = objects.get(choice_object(spec.choice_sha256))
+    check_recorded(data, spec)
+    return data
+
+
+def builder(
+    code: str, weights: Callable[[TaskCode], Weights], seed: int, choice: bytes | None = None
+) -> Callable[[Path], None]:
     """What fills a candidate folder.
 
     Args:
         code: the task's code part, `module:object`.
         seed: of everything that is drawn while building, so that a build can be repeated.
+        choice: the recorded choice that the release is to carry.
     """
 
     def build(folder: Path) -> None:
+        """Merge, export, quantize and measure into `folder`; see `build_candidate`."""
         # Models this small gain nothing from a second thread, and where the cores are busy its
         # spinning makes a build more than ten times slower. Read when torch is first imported.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -86,6 +122,8 @@ def builder(code: str, weights: Callable[[TaskCode], Weights], seed: int) -> Cal
 
         task = load_task_code(code)
         build_candidate(task, weights(task), folder, hardware=hardware_class(), seed=seed)
+        if choice is not None:
+            write_file(folder / CHOICE_FILE, choice)
 
     return build
 
@@ -109,6 +147,7 @@ def stager(
     """What adds the manifest and the builder's signature to a built folder."""
 
     def add(folder: Path) -> None:
+        """Write the manifest under the shelf's next counter, and sign it."""
         described = manifest(
             folder,
             family=settings.family,
@@ -129,13 +168,21 @@ def manifest(
     result: RunResult | None,
     policy: PrivacyPolicy,
 ) -> ReleaseManifest:
-    """What a built folder becomes as release `counter`; its cohort is the run's."""
+    """What a built folder becomes as release `counter`; its cohort is the run's.
+
+    Raises:
+        CandidateError: it does not carry the choice that the run names.
+    """
     from fedge.models.build import read_build
 
     built = read_build(folder)
     names = (*RELEASE_FILES, *(f"model.{kind}.onnx" for kind in ("int8", "float")))
     present = [name for name in names if (folder / name).exists()]
     spec = result.spec if result is not None else None
+    try:
+        choice = carried_choice(folder, spec)
+    except ChoiceError as error:
+        raise CandidateError(str(error)) from error
     return ReleaseManifest(
         family=family,
         task_version=read_task(folder / "task.json").version,
@@ -146,7 +193,7 @@ def manifest(
         files=describe_files(folder, present),
         cohort=tuple(p.gateway for p in spec.participants) if spec is not None else (),
         privacy_epsilon=run_epsilon(spec.plan, policy) if spec is not None else 0.0,
-        measures=dict(built.measures),
+        measures={**built.measures, **(choice.measures if choice is not None else {})},
     )
 
 

@@ -1,8 +1,9 @@
 """The report on schedule: a bundle of all ledgers, verified, and what it says to people.
 
 Each goes into a folder named by its moment, `latest` points to the newest. A bundle that is
-rejected is kept with a report that says so, and the flow fails: somebody must look. Nothing is
-spent, and no gateway is asked.
+rejected is kept with a report that says so, and the flow fails: somebody must look. A staging
+centre's is rejected for what it is; as long as nothing else is wrong its report shows what the
+audits of its releases found, and the flow goes on. Nothing is spent, and no gateway is asked.
 """
 
 from __future__ import annotations
@@ -53,7 +54,8 @@ def make_compliance(settings: ServerSettings, database: Database, at: float) -> 
         at: now, in seconds since the epoch; names the folder.
 
     Raises:
-        BundleError: the bundle was rejected; it lies in its folder with the report that says why.
+        BundleError: the bundle was rejected, and not only for being a staging centre's; it lies in
+            its folder with the report that says why.
         StateError: no gateway sent a ledger entry yet, what is stored cannot be read, or the disk
             refused.
         SettingError: the controller's file is wrong.
@@ -77,15 +79,16 @@ def make_compliance(settings: ServerSettings, database: Database, at: float) -> 
         reviewer_keys=own.reviewers,
         gateway_keys=[one.public_key for one in source.gateways],
     )
-    bundle = read_bundle(folder / BUNDLE) if verdict.accepted else None
-    report = build_report(bundle, verdict, verified_at=at)
+    staged = settings.simulated and {one.kind for one in verdict.deviations} == {"simulated"}
+    bundle = read_bundle(folder / BUNDLE) if verdict.accepted or staged else None
+    report = build_report(bundle, verdict, verified_at=at, file=folder / BUNDLE)
     write_report(report, folder)
     _point(parent / LATEST, folder)
     _forget_old(parent, own.keep)
     for lag in found.lags:
         if lag.lags:
             log.warning("%s (%s): %s", lag.name, lag.gateway, lag.describe())
-    if report.deviation is not None:
+    if report.deviation is not None and not staged:
         raise BundleError(f"the ledgers were rejected: {report.deviation.what} ({folder})")
     return ComplianceRun(folder=folder, verdict=report.verdict, lags=found.lags)
 

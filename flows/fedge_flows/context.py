@@ -12,12 +12,13 @@ from fedge.config import ServerSettings
 from fedge.delivery.candidate import is_countersigned
 from fedge.delivery.repository import ReleaseRepository
 from fedge.privacy.policy import read_policy
-from fedge.records import RunResult, TrainingPlan
+from fedge.records import RunResult, RunSpec, TrainingPlan
 from fedge.tasks.schema import read_task
 from fedge_flows import candidates
 from fedge_flows.monitor import (
     Actions,
     Monitored,
+    Planned,
     assessment_changes,
     monitor,
     read_references,
@@ -37,6 +38,7 @@ from fedge_flows.recompile import recompile
 from fedge_flows.releases import ReleaseShelf
 from fedge_flows.retrain import Patience, retrain
 from fedge_flows.roles import server_settings
+from fedge_flows.staged_audit import audit_candidate, refuse_real_fleet
 from fedge_flows.steps import Desk, advance
 from fedge_flows.webhook import webhook_of
 from fedge_server.database import Database
@@ -130,7 +132,7 @@ class FlowContext:
                 facts=self.facts,
                 references=read_references(self.shelf.references()),
                 settings=self.settings.drift,
-                plan=self.plan,
+                plan=self.planned,
                 release_sha256=self.shelf.sha256,
                 task=self.settings.task,
                 announcer=self.desk.announcer,
@@ -206,26 +208,54 @@ class FlowContext:
 
     def _recompile(self, run: RunRow) -> str:
         spec, base = run.spec, self.shelf.folder(run.spec.base_release)
+        audited = self.settings.compliance.one_run_audit
+        if audited:
+            self._refuse_real_fleet(spec)
         result = RunResult.from_bytes(self.objects.get(f"runs/{spec.run_id}/result.json"))
         vector = candidates.read_adapter(self.objects, result)
-        bring_to_signatures(
+        choice = candidates.read_run_choice(self.objects, spec)
+        candidate = bring_to_signatures(
             self.settings,
             self.shelf,
             name=spec.run_id,
             result=result,
             build=candidates.builder(
-                read_task(base / "task.json").code, candidates.merged(base, result, vector), seed=0
+                read_task(base / "task.json").code,
+                candidates.merged(base, result, vector),
+                seed=0,
+                choice=choice,
             ),
         )
+        if audited:
+            audit_candidate(candidate, spec, base=base, policy=self.settings.policy)
         return SIGNED
 
+    def _refuse_real_fleet(self, spec: RunSpec) -> None:
+        with Database(self.settings.database) as database:
+            refuse_real_fleet(database, spec)
+
     def plan(self, release: int) -> TrainingPlan:
-        """What a run on top of a published release would train and cost."""
+        """What a run on top of a published release would train and cost; see `planned`."""
+        return self.planned(release).plan
+
+    def planned(self, release: int) -> Planned:
+        """How a run on top of a published release would train; keeps the choice that decided it.
+
+        Raises:
+            ChoiceError: the recorded choice does not apply, or is of another model.
+            SettingError: the policy leaves nothing for training.
+            StateError: the release was never published, or its candidate folder is gone.
+        """
+        from fedge.learning.chosen import chosen_training
         from fedge.learning.planning import plan_training
 
-        settings = self.settings.training
-        dimension = candidates.planned_dimension(self.shelf.folder(release), settings.adapter)
-        return plan_training(read_policy(self.settings.policy), settings, dimension)
+        policy, folder = read_policy(self.settings.policy), self.shelf.folder(release)
+        chosen = chosen_training(self.settings.training, policy, self.settings.task)
+        dimension = candidates.planned_dimension(folder, chosen.settings.adapter)
+        plan = plan_training(policy, chosen.settings, dimension)
+        if chosen.choice is None:
+            return Planned(plan)
+        return Planned(plan, candidates.keep_choice(self.objects, chosen.choice, plan))
 
     def _store(self, looked: Monitored) -> None:
         """Keep the latest assessment, and a copy of each that decides anything new."""

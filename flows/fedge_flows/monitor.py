@@ -62,6 +62,14 @@ class Monitored:
     alerts: tuple[Alert, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """How a run would train, and the hash of the recorded choice that decided it, if one did."""
+
+    plan: TrainingPlan
+    choice_sha256: str | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Actions:
     """What interventions need: where they are stored, who is told, and the time."""
@@ -76,7 +84,7 @@ def monitor(
     facts: Facts,
     references: Mapping[str, Reference],
     settings: DriftSettings,
-    plan: Callable[[int], TrainingPlan],
+    plan: Callable[[int], Planned],
     release_sha256: Callable[[int], str],
     task: str,
     announcer: Announcer,
@@ -87,13 +95,13 @@ def monitor(
 
     Args:
         references: reference by the hash that reports name.
-        plan: the training plan on top of a release.
+        plan: how a run on top of a release trains.
         release_sha256: manifest hash of a published release.
         judge: `fedge.drift.fleet.monitor.assess`.
 
     Raises:
-        SettingError: no training plan fits the policy; the assessment is not lost by it,
-            because it can be derived again.
+        SettingError: no training plan fits the policy, or the recorded choice does not apply;
+            the assessment is not lost by it, because it can be derived again.
     """
     runs = [run_fact(run) for run in facts.runs()]
     stored = StoredFacts(
@@ -170,7 +178,7 @@ def run_id_of(episodes: Sequence[str]) -> str:
 def _run_spec(
     assessment: FleetAssessment,
     facts: Facts,
-    plan: Callable[[int], TrainingPlan],
+    plan: Callable[[int], Planned],
     release_sha256: Callable[[int], str],
     task: str,
 ) -> RunSpec | None:
@@ -179,12 +187,13 @@ def _run_spec(
     if not assessment.cohort or release is None:
         return None
     keys = {gateway.fingerprint: gateway.public_key for gateway in facts.gateways()}
+    planned = plan(release)
     return RunSpec(
         run_id=run_id_of(assessment.cohort_episodes),
         task=task,
         base_release=release,
         base_sha256=release_sha256(release),
-        plan=plan(release),
+        plan=planned.plan,
         participants=tuple(
             Participant(
                 gateway=member.gateway,
@@ -195,6 +204,7 @@ def _run_spec(
             for member in assessment.cohort
         ),
         episodes=assessment.cohort_episodes,
+        choice_sha256=planned.choice_sha256,
     )
 
 

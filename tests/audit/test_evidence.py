@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -47,6 +48,29 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     write_evidence(other, tmp_path / "audit")
     assert evidence_files(tmp_path / "audit") == (evidence(), other)
     assert evidence_files(tmp_path / "nowhere") == ()
+
+
+def test_a_case_may_have_a_claim_of_its_own() -> None:
+    """It is held against that one, in either direction, and says nothing about the audit's own."""
+    own = CODE.model_copy(update={"claimed_epsilon": 1.0, "gaussian_epsilon": None})
+    found = BUG.model_copy(update={"claimed_epsilon": 1.0, "gaussian_epsilon": None})
+    missed = found.model_copy(update={"counted_epsilon": 0.5})
+
+    assert not evidence(CODE, own).passed, "1.4 shown of 1.0 claimed"
+    assert evidence(CODE, own.model_copy(update={"counted_epsilon": 0.4})).passed
+    assert evidence(CODE, found).passed and not evidence(CODE, missed).passed
+    assert evidence(CODE, own).lower_bound == CODE.lower_bound
+    assert not evidence(own.model_copy(update={"counted_epsilon": 0.4})).passed
+    assert evidence(CODE, own).claim_of(own) == 1.0 and evidence().claim_of(CODE) == 8.0
+
+
+def test_evidence_of_an_earlier_version_is_read() -> None:
+    """Its cases know no claims of their own."""
+    values = evidence().model_dump(mode="json")
+    for case in values["cases"]:
+        del case["claimed_epsilon"]
+
+    assert AuditEvidence.from_bytes(json.dumps(values).encode()) == evidence()
 
 
 def test_passed_follows_from_the_numbers() -> None:

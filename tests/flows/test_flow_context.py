@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import numpy as np
 import pytest
+from fakes.choices import choice_of, studied
 from fakes.releases import FILES, HARDWARE, toy_reference, toy_task
 from flow_fakes import MemoryBus, run_spec
 
@@ -19,10 +20,17 @@ from fedge.config import ServerSettings
 from fedge.delivery.candidate import countersign, describe_files, stage
 from fedge.delivery.repository import ReleaseRepository
 from fedge.drift.fleet.monitor import FleetAssessment
-from fedge.errors import SettingError, StateError
+from fedge.errors import ChoiceError, SettingError, StateError
 from fedge.models.weights import weights_to_bytes
-from fedge.privacy.policy import new_policy, write_policy
-from fedge.records import BlockLength, ReleaseManifest
+from fedge.privacy.policy import new_policy, read_policy, write_policy
+from fedge.records import (
+    AdapterChoice,
+    BlockLength,
+    PrivacyPolicy,
+    ReleaseManifest,
+    TriedAdapter,
+)
+from fedge_flows.candidates import read_run_choice
 from fedge_flows.context import LATEST, FlowContext
 from fedge_flows.initial import publish_initial
 from fedge_flows.progress import FAILED, PUBLISHED, SIGNED
@@ -97,6 +105,20 @@ class Host:
         self.candidate("run-1", 2, COHORT, countersigned=countersigned)
         self.facts.create_run(run_spec())
         self.facts.set_run_state("run-1", SIGNED)
+
+    @property
+    def policy(self) -> PrivacyPolicy:
+        return read_policy(self.settings.policy)
+
+    def chosen(self, *candidates: TriedAdapter) -> tuple[FlowContext, AdapterChoice]:
+        """The server's steps where `[training]` names the record of this choice."""
+        choice = choice_of(self.policy, *candidates, task="toy")
+        file = self.settings.data_dir / "adapter-choice.json"
+        file.write_bytes(choice.to_bytes())
+        own = self.role("server")
+        training = own.training.model_copy(update={"choice": file})
+        settings = own.model_copy(update={"training": training})
+        return FlowContext(settings, self.facts, self.bus), choice
 
     def state(self) -> tuple[str, int | None]:
         (run,) = self.facts.runs()
@@ -207,6 +229,56 @@ def test_two_monitors_do_not_meet(host: Host) -> None:
     context = host.context("server")
     with context.claims.claim("monitor"):
         assert context.monitor() is None
+
+
+def test_the_choice_that_decides_a_plan_is_kept(host: Host, tmp_path: Path) -> None:
+    """Stored under the hash that the run will name; the settings left its rate to it."""
+    host.candidate("initial", 1)
+    publish_initial(host.role("publisher"))
+    context, choice = host.chosen(studied(host.policy, 25, learning_rate=0.7))
+
+    for _ in range(2):
+        planned = context.planned(1)
+    assert planned.choice_sha256 == choice.content_sha256
+    assert planned.plan.learning_rate == 0.7
+    spec = run_spec().model_copy(
+        update={"plan": planned.plan, "task": "toy", "choice_sha256": planned.choice_sha256}
+    )
+    assert read_run_choice(context.objects, spec) == choice.to_bytes()
+
+
+def test_a_plan_without_a_choice_names_none(host: Host) -> None:
+    host.candidate("initial", 1)
+    publish_initial(host.role("publisher"))
+    context = host.context("server")
+
+    assert context.planned(1).choice_sha256 is None
+    assert read_run_choice(context.objects, run_spec()) is None
+    assert context.objects.list("choices") == ()
+
+
+def test_a_choice_for_another_model_plans_nothing(host: Host) -> None:
+    """The adapter that was studied is longer than this release's."""
+    host.candidate("initial", 1)
+    publish_initial(host.role("publisher"))
+    context, _ = host.chosen(studied(host.policy, 26))
+
+    with pytest.raises(ChoiceError, match="dimension is 25, the study chose 26"):
+        context.planned(1)
+    assert context.objects.list("choices") == ()
+
+
+def test_a_stored_choice_that_was_changed_builds_nothing(host: Host) -> None:
+    host.candidate("initial", 1)
+    publish_initial(host.role("publisher"))
+    context, choice = host.chosen(studied(host.policy, 25))
+    planned = context.planned(1)
+    name = f"choices/{choice.content_sha256}.json"
+    context.objects.replace(name, context.objects.get(name).replace(b"0.7", b"0.9"))
+    spec = run_spec().model_copy(update={"choice_sha256": planned.choice_sha256})
+
+    with pytest.raises(ChoiceError, match="carries"):
+        read_run_choice(context.objects, spec)
 
 
 def test_plan_fits_the_released_model(host: Host) -> None:

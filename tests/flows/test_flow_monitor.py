@@ -14,7 +14,15 @@ from fedge.drift.fleet.episodes import CohortMember, RunFact
 from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts
 from fedge.errors import SettingError
 from fedge.records import Reference, WindowReport
-from fedge_flows.monitor import Actions, Monitored, monitor, read_references, run_fact, run_id_of
+from fedge_flows.monitor import (
+    Actions,
+    Monitored,
+    Planned,
+    monitor,
+    read_references,
+    run_fact,
+    run_id_of,
+)
 from fedge_flows.progress import COHORT_FROZEN, STATES, Announcer, Claims
 
 A, B = "a" * 32, "b" * 32
@@ -39,6 +47,7 @@ class Centre:
             folder / "facts", [FakeGateway(A, "1" * 64), FakeGateway(B, "2" * 64)]
         )
         self.bus, self.clock, self.log = MemoryBus(), Clock(), MemoryInterventions()
+        self.planned = Planned(PLAN)
         claims = Claims(folder / "claims")
         self.announcer = Announcer(self.bus, folder / "sent", claims, self.clock)
 
@@ -58,7 +67,7 @@ class Centre:
             facts=self.facts,
             references={},
             settings=DriftSettings(),
-            plan=lambda release: PLAN,
+            plan=lambda release: self.planned,
             release_sha256=lambda release: "e" * 64,
             task="digits",
             announcer=self.announcer,
@@ -96,6 +105,17 @@ def test_frozen_cohort_becomes_one_run(centre: Centre) -> None:
     ]
     assert (run.spec.base_release, run.spec.base_sha256) == (1, "e" * 64)
     assert (run.spec.plan, run.spec.episodes) == (PLAN, FROZEN.cohort_episodes)
+
+
+def test_a_run_names_the_choice_that_decided_it(centre: Centre) -> None:
+    """Fixed with the plan, for good: another choice meanwhile changes no run that is there."""
+    centre.found = FROZEN
+    centre.planned = Planned(PLAN, "ab" * 32)
+    centre.look()
+    centre.planned = Planned(PLAN, "cd" * 32)
+    centre.look()
+
+    assert [run.spec.choice_sha256 for run in centre.facts.runs()] == ["ab" * 32]
 
 
 def test_the_same_facts_create_nothing_new(centre: Centre) -> None:

@@ -12,14 +12,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flow_fakes import MemoryBus, run_spec
+from fakes.choices import choice_of, tried
+from flow_fakes import PLAN, MemoryBus, run_spec
 
 from fedge.delivery.candidate import read_manifest
 from fedge.delivery.repository import ReleaseRepository
 from fedge.lifetime import die_with_parent
 from fedge.models.weights import read_weights
-from fedge.privacy.policy import new_policy, write_policy
-from fedge.records import BlockLength, PairedDifference, RunResult, RunSpec, sha256_hex
+from fedge.privacy.policy import new_policy, read_policy, write_policy
+from fedge.records import (
+    CHOICE_FILE,
+    AdapterChoice,
+    BlockLength,
+    PairedDifference,
+    RunResult,
+    RunSpec,
+    sha256_hex,
+)
+from fedge_flows.candidates import keep_choice
 from fedge_flows.context import FlowContext
 from fedge_flows.initial import build_initial, publish_initial
 from fedge_flows.progress import CANDIDATE_SIGNED, PUBLISHED, REFUSED, SIGNED, TRAINED
@@ -28,6 +38,7 @@ from fedge_flows.roles import server_settings
 from fedge_server.admin import init_server
 from fedge_server.database import Database
 from fedge_server.facts import Facts
+from fedge_server.published import releases
 
 pytestmark = pytest.mark.slow
 
@@ -79,11 +90,14 @@ class Centre:
     def context(self, role: str) -> FlowContext:
         return FlowContext(server_settings(self.environment, role), self.facts, self.bus)
 
-    def trained(self, run_id: str, *, gained: int) -> RunSpec:
+    def trained(self, run_id: str, *, gained: int, choice: AdapterChoice | None = None) -> RunSpec:
         """A run whose rounds ended with a zero adapter and this noised gain."""
         context = self.context("server")
         base = run_spec(run_id)
-        spec = base.model_copy(update={"base_sha256": context.shelf.sha256(1)})
+        sha256 = None if choice is None else keep_choice(context.objects, choice, base.plan)
+        spec = base.model_copy(
+            update={"base_sha256": context.shelf.sha256(1), "choice_sha256": sha256}
+        )
         counts = PairedDifference(run_id=run_id, difference=gained, sigma2=100)
         vector = np.zeros(spec.plan.dimension, "<f4")
         result = RunResult(
@@ -132,8 +146,12 @@ def test_no_gain_is_refused(centre: Centre) -> None:
 
 
 def test_killed_builder_and_then_the_release(centre: Centre) -> None:
-    """kill -9 while a candidate is built; the next try builds, signs and publishes one release."""
-    spec = centre.trained("run-better", gained=90)
+    """kill -9 while a candidate is built; the next try builds, signs and publishes one release.
+
+    It carries the study that chose its adapter, signed by both keys with everything else.
+    """
+    choice = choice_of(read_policy(centre.settings.policy), tried(PLAN, 0.7, 0.8))
+    spec = centre.trained("run-better", gained=90, choice=choice)
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, spec.run_id],
         env=os.environ | centre.environment,
@@ -152,6 +170,13 @@ def test_killed_builder_and_then_the_release(centre: Centre) -> None:
     assert (manifest.counter, manifest.parent, manifest.run_id) == (2, 1, spec.run_id)
     assert manifest.cohort == ("a" * 32,)
     assert manifest.privacy_epsilon > 0
+    assert (folder / CHOICE_FILE).read_bytes() == choice.to_bytes()
+    assert manifest.files[CHOICE_FILE].sha256 == spec.choice_sha256 == choice.content_sha256
+    assert manifest.measures["adapter_choice_accuracy"] == pytest.approx(0.75)
+    first, second = releases(centre.settings)
+    assert (first.choice, first.study) == ("none was trained", None)
+    assert second.choice == choice.describe() and second.study == choice.summary()
+    assert choice.describe() in second.describe()
     assert centre.published() == {1, 2}
     before, after = read_weights(centre.first / "weights.npz"), read_weights(folder / "weights.npz")
     assert all(np.array_equal(before[name], after[name]) for name in before)  # a zero adapter

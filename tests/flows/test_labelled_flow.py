@@ -12,7 +12,7 @@ from flow_fakes import PLAN, Clock, FakeGateway, FileFacts, MemoryBus, MemoryInt
 from fedge.config import DriftSettings
 from fedge.drift.fleet.monitor import FleetAssessment, assess
 from fedge.records import LabelReport, WindowReport
-from fedge_flows.monitor import Actions, monitor
+from fedge_flows.monitor import Actions, Planned, monitor
 from fedge_flows.progress import Announcer, Claims
 
 GATEWAYS = [name * 32 for name in "ab"]
@@ -65,7 +65,7 @@ def looked(
         facts=LabelledFacts(folder / "facts", turned=turned, watermark=watermark, windows=windows),
         references={SHA: REFERENCE},
         settings=DriftSettings(baseline_windows=12, gather_windows=10, max_fleet=2),
-        plan=lambda release: PLAN,
+        plan=lambda release: Planned(PLAN),
         release_sha256=lambda release: "e" * 64,
         task="digits",
         announcer=Announcer(MemoryBus(), folder / "sent", claims, clock),
