@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from fakes.spools import EVENT, IDENTITY, Door, Outbox, Post, report, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedge.errors import FedgeError, StateError
+from fedge.errors import DrawLostError, FedgeError, StateError
 from fedge.identity import Envelope
 from fedge.profiles.wire import encode_report
 from fedge.records import AuditBatch, GapRecord
@@ -340,6 +341,7 @@ class TestMonthOffline:
                     database, lambda: outbox.now, WITNESS, max_payload_bytes=2**22, simulated=True
                 ),
                 database,
+                WITNESS,
             )
             post = Lossy(door)
             while outbox.audit.hand_over() or outbox.spool.depth:
@@ -413,7 +415,7 @@ class TestCorruption:
         for place in range(0, len(item.envelope), 97):
             data = bytearray(item.envelope)
             data[place] ^= 1
-            assert outbox.spool._fault(0, "report", bytes(data)), place
+            assert outbox.spool._rows.fault(0, "report", bytes(data)), place
 
     def test_a_damaged_gap_record_does_not_stop_the_next(self, tmp_path: Path) -> None:
         """Later evictions are still counted, in a record of their own."""
@@ -479,6 +481,8 @@ def test_a_file_of_the_first_version_is_taken_over(tmp_path: Path) -> None:
 KILL_BYTES = 28_000
 """Room for twelve small reports and little more."""
 
+KINDS_OF_ENTRIES = "SELECT json_extract(body, '$.kind') FROM ledger_entries"
+
 
 class Watched:
     """A connection on which one may die before each statement that writes."""
@@ -499,7 +503,8 @@ class Watched:
 def test_a_kill_at_any_write_loses_nothing_and_charges_once(tmp_path: Path, stride: int) -> None:
     """Windows, statuses, evictions, gap records, sending: after a kill at any statement every
     number is whole and accounted for, the ledger's chain holds, and each window that was closed
-    is charged; done again, all windows are there once.
+    is charged; done again, all windows are there once, but for one that was noised and not stored
+    at the kill: the ledger says so.
     """
     start = tmp_path / "start"
     start.mkdir()
@@ -518,7 +523,8 @@ def test_a_kill_at_any_write_loses_nothing_and_charges_once(tmp_path: Path, stri
         post = Post(answer=None)
         for window in windows:
             if outbox.ledger.settled(_reservation(outbox, window), "features") is None:
-                outbox.report(window)
+                with suppress(DrawLostError):  # by the kill
+                    outbox.report(window)
             outbox.audit.hand_over()
         outbox.status()
         Sender(outbox.spool, post, outbox.standing, interval_s=1).push()
@@ -544,7 +550,7 @@ def test_a_kill_at_any_write_loses_nothing_and_charges_once(tmp_path: Path, stri
         check = Outbox(folder, max_bytes=KILL_BYTES)
         check.ledger.check_chain()
         for item in check.spool.waiting(10**6, cleared=10**6):
-            assert check.spool._fault(item.seq, item.kind, item.envelope) == ""
+            assert check.spool._rows.fault(item.seq, item.kind, item.envelope) == ""
         settled = len(check.ledger.entries())
         check.close()
 
@@ -555,9 +561,9 @@ def test_a_kill_at_any_write_loses_nothing_and_charges_once(tmp_path: Path, stri
         assert len(after.ledger.entries()) >= settled
         totals = after.ledger.spendings()
         assert len(totals) == 1
-        assert after.state.rows(
-            "SELECT COUNT(*) FROM ledger_entries WHERE json_extract(body, '$.kind') = 'settled'"
-        ) == [(14,)]
+        kinds = [kind for (kind,) in after.state.rows(KINDS_OF_ENTRIES)]
+        assert kinds.count("settled") + kinds.count("lost") == kinds.count("window") == 14
+        assert kinds.count("lost") <= died
         assert after.spool.depth == 0 and after.spool.dropped > 0
         gaps = after.state.rows("SELECT COUNT(*) FROM spool WHERE kind = 'gap'")
         assert gaps == [(0,)]

@@ -12,7 +12,7 @@ from fakes.receipts import standing_for
 
 from fedge.errors import FedgeError, OutboundError
 from fedge.identity import Envelope, Identity
-from fedge.privacy.ledger import Ledger
+from fedge.privacy.ledger import Ledger, Reservation
 from fedge.privacy.noise import SeededNoise
 from fedge.privacy.policy import new_policy
 from fedge.profiles.wire import encode_report
@@ -30,9 +30,11 @@ from fedge.records import (
 from fedge.statefile import StateFile
 from fedge_client.agent.audit import AuditTrail
 from fedge_client.agent.egress import EgressGate
+from fedge_client.agent.held import Held
 from fedge_client.agent.post import Get
 from fedge_client.agent.spool import Spool
 from fedge_client.agent.standing import Standing
+from fedge_client.agent.trusted_witness import TrustedWitness
 from fedge_server.app import status_of
 from fedge_server.database import Database
 from fedge_server.ingest import Ingest
@@ -67,11 +69,13 @@ class Outbox:
     gate: EgressGate = field(init=False)
     audit: AuditTrail = field(init=False)
     standing: Standing = field(init=False)
+    held: Held[tuple[bytes, Reservation]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.open()
 
     def open(self) -> None:
+        self.held = Held()
         self.state = StateFile(self.folder / "state.sqlite")
         self.state.rows("PRAGMA synchronous=OFF")
         self.ledger = Ledger(
@@ -98,6 +102,7 @@ class Outbox:
             self.ledger,
             gateway=IDENTITY.fingerprint,
             public_key=IDENTITY.public_key,
+            witness=TrustedWitness(self.state, None),
             recover=_never,
             greeted=lambda found: self.audit.resend_from(found.entries),
         )
@@ -106,7 +111,23 @@ class Outbox:
         self.state.close()
 
     def report(self, window: int, features: int = 4) -> None:
-        """Close a window: reserve, noise, settle and spool its report, as the watcher does."""
+        """Close a window: reserve, noise, settle and spool its report, as the watcher does.
+
+        What was noised and could not be stored is held until the window is asked for again.
+        """
+        payload, reservation = self.held.of(window, lambda: self._noised(window, features))
+        self.gate.release(
+            "report",
+            payload,
+            reservation=reservation,
+            key="features",
+            noise_kind="seeded",
+            channel="push",
+            spool_key=f"report/{window}",
+        )
+        self.held.forget()
+
+    def _noised(self, window: int, features: int) -> tuple[bytes, Reservation]:
         block = window // BLOCK_WINDOWS
         self.ledger.open_block(block)
         reservation = self.ledger.reserve_window(window, block, (EVENT,))
@@ -114,15 +135,7 @@ class Outbox:
         SeededNoise(window).discrete_gaussian(
             np.zeros(4, np.int64), sensitivity2=1, sigma2=2000, grant=grant
         )
-        self.gate.release(
-            "report",
-            encode_report(report(window, features, self.now)),
-            reservation=reservation,
-            key="features",
-            noise_kind="seeded",
-            channel="push",
-            spool_key=f"report/{window}",
-        )
+        return encode_report(report(window, features, self.now)), reservation
 
     def put_report(self, window: int, features: int = 4) -> None:
         """A report without a ledger behind it."""
@@ -202,6 +215,7 @@ class Door:
 
     ingest: Ingest
     database: Database
+    witness: Identity
 
     def __call__(self, envelope: bytes) -> int:
         try:
@@ -211,7 +225,7 @@ class Door:
         return 200
 
     def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
-        return read_ledger(Ledgers(self.database), path)
+        return read_ledger(Ledgers(self.database), self.witness, path)
 
 
 @dataclass
