@@ -29,6 +29,8 @@ from fedge.errors import FedgeError, StateError
 from fedge.identity import Identity
 from fedge.models.hardware import hardware_class
 from fedge.privacy.approval import read_policy_and_approval
+from fedge_client.agent.trusted_witness import TABLE as WITNESS_TABLE
+from fedge_client.agent.trusted_witness import WHAT_TO_DO
 from fedge_client.control import SupervisorClient
 from fedge_client.local_marks import ALARMS_TABLE, CHECK, LATEST_ALARMS
 from fedge_client.state_layout import LAYOUT, read_layout
@@ -356,7 +358,11 @@ def _ledger(settings: GatewaySettings) -> Iterator[Finding]:
         rows = _rows(path, "ledger_standing", "SELECT state, detail FROM ledger_standing")
         state, detail = rows[0] if rows else ("unknown", "no agent has asked yet")
         seen = f"{served.family}: {state}, {detail}"
-        if state == "in-step":
+        trusted, refused = _witness_keys(served, path)
+        if refused is not None:
+            seen = f"{served.family}: another witness answers, {refused}; trusted is {trusted}"
+            yield Finding("ledger", "fail", seen, WHAT_TO_DO)
+        elif state == "in-step":
             yield Finding("ledger", "ok", seen)
         elif state == "out-of-step":
             todo = "restart the gateway: it recovers its ledger; if it does not, see the log"
@@ -364,6 +370,15 @@ def _ledger(settings: GatewaySettings) -> Iterator[Finding]:
         else:
             todo = "reports wait until the coordinator was asked: see that it can be reached"
             yield Finding("ledger", "warn", seen, todo)
+
+
+def _witness_keys(served: GatewaySettings, path: Path) -> tuple[str | None, str | None]:
+    """The trusted witness's key, and the other one that answered last."""
+    rows = _rows(path, WITNESS_TABLE, f"SELECT trusted, refused FROM {WITNESS_TABLE}")
+    trusted, refused = rows[0] if rows else (None, None)
+    if served.witness_key not in (None, trusted):
+        return served.witness_key, None  # set since: the next start goes by it
+    return trusted, refused
 
 
 def _local_drift(settings: GatewaySettings, clock: Callable[[], float]) -> Iterator[Finding]:

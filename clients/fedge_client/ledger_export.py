@@ -20,11 +20,16 @@ from fedge.identity import Artefact, Envelope, Identity
 from fedge.privacy.entries import read_entry
 from fedge.privacy.heads import sign_head
 from fedge.privacy.merkle import tree_hash
+from fedge.privacy.replay import replay
 from fedge.records import SignedHead, WitnessedHead
 from fedge.review.source import BundleSource, GatewayLedger
 
 CONTENT_KINDS = ("report", "labels", "update", "counts")
 """Kinds of envelope whose payload derives from records."""
+
+SHORT = 8
+"""Digits of a fingerprint that name a gateway to people: it has no name of its own, the
+coordinator's people give it one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +47,10 @@ def collect_gateway(
 
     Raises:
         SettingError: a key cannot be read.
-        StateError: there is no state file yet, or it cannot be read.
+        StateError: there is no state file yet, it cannot be read, or it is damaged.
     """
-    ledgers = [_ledger(served, clock()) for served in settings.served]
+    several = len(settings.served) > 1
+    ledgers = [_ledger(served, clock(), several=several) for served in settings.served]
     witnesses = {head.witness for one in ledgers for head in one.witnessed}
     source = BundleSource(
         made_by="gateway",
@@ -56,19 +62,19 @@ def collect_gateway(
     return GatewayExport(source, Identity.load(settings.state_dir / "identity.pem"))
 
 
-def _ledger(served: GatewaySettings, at: float) -> GatewayLedger:
+def _ledger(served: GatewaySettings, at: float, *, several: bool) -> GatewayLedger:
+    """One served model's; named by its key, and by its family where the host serves several."""
     identity = Identity.load(served.state_dir / "identity.pem")
+    name = identity.fingerprint[:SHORT]
     with _reading(served.state_dir / "state.sqlite") as db:
-        entries = tuple(
-            bytes(body) for (body,) in db.execute("SELECT body FROM ledger_entries ORDER BY seq")
-        )
+        entries = tuple(_entries(db))
         artefacts, witnessed = tuple(_artefacts(db)), tuple(_witnessed(db))
     if not entries:
         raise StateError(f"{served.state_dir} holds no ledger yet")
     return GatewayLedger(
         gateway=identity.fingerprint,
         public_key=identity.public_key.hex(),
-        name=served.family,
+        name=f"{name} {served.family}" if several else name,
         entries=entries,
         heads=(_head(identity, entries, at),),
         witnessed=tuple(head for head in witnessed if head.head.size <= len(entries)),
@@ -77,11 +83,14 @@ def _ledger(served: GatewaySettings, at: float) -> GatewayLedger:
 
 
 def _head(identity: Identity, entries: tuple[bytes, ...], at: float) -> SignedHead:
-    try:
-        simulated = read_entry(entries[0]).simulated
-    except RecordError as error:
-        raise StateError(f"the ledger of {identity.fingerprint} cannot be read: {error}") from error
+    replay(entries)  # no signature over what does not hold together
+    simulated = read_entry(entries[0]).simulated
     return sign_head(identity, len(entries), tree_hash(entries).hex(), at, simulated=simulated)
+
+
+def _entries(db: sqlite3.Connection) -> Iterator[bytes]:
+    for seq, body in db.execute("SELECT seq, body FROM ledger_entries ORDER BY seq"):
+        yield _stored(body, f"ledger entry {seq}")
 
 
 def _artefacts(db: sqlite3.Connection) -> Iterator[Artefact]:
@@ -106,7 +115,17 @@ def _witnessed(db: sqlite3.Connection) -> Iterator[WitnessedHead]:
     if not _has(db, "ledger_witnessed"):
         return
     for (data,) in db.execute("SELECT body FROM ledger_witnessed ORDER BY size"):
-        yield WitnessedHead.from_bytes(bytes(data))
+        try:
+            yield WitnessedHead.from_bytes(_stored(data, "a confirmed head"))
+        except RecordError as error:
+            raise StateError(f"a confirmed head cannot be read: {error}") from error
+
+
+def _stored(value: object, what: str) -> bytes:
+    """Bytes as they were stored: SQLite keeps a value of any type in any column."""
+    if not isinstance(value, bytes):
+        raise StateError(f"the state file is damaged: {what} is no string of bytes")
+    return value
 
 
 def _has(db: sqlite3.Connection, table: str) -> bool:

@@ -24,6 +24,7 @@ def init_gateway(
     policy: Path,
     root: Path,
     coordinator: str,
+    witness_key: str | None = None,
     superlink: str = "",
     port: int = 8080,
     runtime_dir: Path | None = None,
@@ -35,6 +36,8 @@ def init_gateway(
         policy: the owner's privacy policy, checked and copied, and its approval.
         root: the release repository's trusted `root.json`, copied.
         coordinator: base URL; releases are read from `<coordinator>/releases`.
+        witness_key: the coordinator's, 64 hex digits; None leaves it to the gateway to keep the
+            first that answers.
         runtime_dir: where sockets go; inside `folder` unless given.
         settings: further keys of `gateway.toml`.
 
@@ -59,6 +62,7 @@ def init_gateway(
         "coordinator_url": coordinator.rstrip("/"),
         "releases_url": coordinator.rstrip("/") + "/releases",
         "superlink": superlink,
+        **({} if witness_key is None else {"witness_key": witness_key}),
         **(settings or {}),
     }
     GatewaySettings.parse(values, folder)

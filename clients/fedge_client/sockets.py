@@ -1,8 +1,8 @@
-"""The sockets that a gateway's workers accept on: bound here, or inherited from systemd.
+"""The sockets that a gateway's processes accept on: bound here, or inherited from systemd.
 
 One TCP socket is shared by all workers. Where several models are served each family has a
-unix socket too, over which a worker hands on a request that is meant for another model.
-Standard library alone.
+unix socket too, over which a worker hands on a request that is meant for another model. The
+agent has unix sockets of its own. Standard library alone.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ FIRST_HANDLE = 3
 """sd_listen_fds(3): inherited sockets are numbered from here."""
 INFERENCE = "inference"
 """`FileDescriptorName=` of the inference socket, where more than one socket is handed over."""
+
+OWNER_ONLY, OWNER_AND_GROUP = 0o177, 0o117
+"""What a unix socket's file denies: who may open it is who may connect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +55,17 @@ def bind(host: str, port: int) -> socket.socket:
     return listening
 
 
-def bind_local(path: Path) -> socket.socket:
-    """A unix socket for this user alone, bound; what was at `path` before is replaced.
+def bind_local(path: Path, denied: int = OWNER_ONLY) -> socket.socket:
+    """A unix socket, bound; what was at `path` before, as a killed process leaves it, is replaced.
+
+    Args:
+        denied: bits of the file's mode that are not set.
 
     Raises:
         SettingError: the path is too long (107 bytes at most), or its folder is not ours.
     """
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    mask = os.umask(0o177)
+    mask = os.umask(denied)
     try:
         path.unlink(missing_ok=True)
         listening.bind(str(path))
@@ -69,6 +75,15 @@ def bind_local(path: Path) -> socket.socket:
     finally:
         os.umask(mask)
     return listening
+
+
+def close_local(listening: socket.socket, path: Path) -> None:
+    """Close a unix socket that `bind_local` gave, and remove its file."""
+    # `close` alone would leave a thread waiting in `accept`.
+    with contextlib.suppress(OSError):
+        listening.shutdown(socket.SHUT_RDWR)
+    listening.close()
+    path.unlink(missing_ok=True)
 
 
 def inherited(environment: MutableMapping[str, str]) -> socket.socket | None:

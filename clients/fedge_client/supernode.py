@@ -145,6 +145,11 @@ def _guard(worker: Any, wake: Callable[[], None], poll_s: float) -> None:
     require_parameters(insert, "msg", "state", "store")
 
     def pull(**parts: Any) -> int | None:
+        """Flower's look for a message; one that brings a foreign bundle is answered with a refusal.
+
+        Returns:
+            the id of the run that a message came for; None where none came.
+        """
         screened = _Screened(parts)
         try:
             found: int | None = original(**screened.parts)

@@ -303,6 +303,11 @@ def _write_port(path: Path, port: int) -> None:
 
 
 def main() -> int:
+    """Keep the gateway of one `gateway.toml` running until a signal ends it.
+
+    Returns:
+        the exit status: 0 when everything ended as asked, 1 when it could not start.
+    """
     parser = argparse.ArgumentParser(prog="fedge_client.supervisor")
     parser.add_argument("config", type=Path)
     args = parser.parse_args()

@@ -100,15 +100,26 @@ class TrainerProcess:
             raise
 
     def round(self, vector: Vector, grant: Grant) -> Vector:
+        """See `Trainer.round`.
+
+        Raises:
+            RunFailedError: the process died or hung.
+        """
         answer = self._ask(b"round", vector.astype("<f4").tobytes(), grant.to_bytes())
         return np.frombuffer(answer, dtype="<f4").astype(np.float32)
 
     def evaluate(self, vector: Vector, grant: Grant) -> int:
+        """See `Trainer.evaluate`.
+
+        Raises:
+            RunFailedError: the process died or hung.
+        """
         answer = self._ask(b"evaluate", vector.astype("<f4").tobytes(), grant.to_bytes())
         (difference,) = np.frombuffer(answer, dtype="<i8")
         return int(difference)
 
     def close(self) -> None:
+        """See `Trainer.close`; a process that does not end within 2 s is killed."""
         for pipe in (self._to, self._from):
             # Closing writes what a dead trainer did not take, and says so again.
             with contextlib.suppress(OSError):

@@ -95,6 +95,7 @@ class ServedModelSettings(Settings):
     Attributes:
         family, task, task_version: as in `GatewaySettings`.
         coordinator_url, releases_url: None takes the gateway's own.
+        witness_key: None takes the gateway's own where the coordinator is the gateway's own.
         window_slots, ring_slots: None takes the gateway's own.
         escalation: of this model; off unless set, because the gateway's own names another model.
     """
@@ -103,6 +104,7 @@ class ServedModelSettings(Settings):
     task: Name
     task_version: int = Field(default=1, ge=1)
     coordinator_url: str | None = None
+    witness_key: PublicKeyHex | None = None
     releases_url: str | None = None
     window_slots: int | None = Field(default=None, ge=10)
     ring_slots: int | None = Field(default=None, ge=64)
@@ -148,6 +150,9 @@ class GatewaySettings(Settings):
             `runtime_dir/ops_port`; -1 opens none.
         token_file: one bearer token per line; a request needs one of them. None asks for none.
         coordinator_url: where reports go, e.g. `http://127.0.0.1:8100`.
+        witness_key: public key, 64 hex digits, with which the coordinator confirms the privacy
+            ledger (`fedge server witness`). Only answers under it count, and it replaces a key that
+            was kept. None keeps the first key that answers, for good.
         releases_url: base of the release repository, e.g. `http://127.0.0.1:8100/releases`.
         superlink: `host:port` of Flower's SuperLink; empty for a gateway that never trains.
         supernode_port: loopback port of the SuperNode's runtime API; 0 takes a free one.
@@ -171,7 +176,8 @@ class GatewaySettings(Settings):
         log_format: `text`, or `json` for one object a line.
         policy_reviewers: public keys (hex), one of which must have signed the privacy policy; an
             empty list takes a policy that nobody signed, and the log says so.
-        simulated: only a simulation may set this; marks every ledger entry.
+        simulated: for simulations and staging fleets alone; marks every ledger entry and envelope,
+            so that no real coordinator takes them and no reviewer believes them.
     """
 
     state_dir: Path
@@ -181,6 +187,7 @@ class GatewaySettings(Settings):
     ops_port: int = Field(default=0, ge=-1, le=65535)
     token_file: Path | None = None
     coordinator_url: str = ""
+    witness_key: PublicKeyHex | None = None
     releases_url: str = ""
     superlink: str = ""
     supernode_port: int = Field(default=9094, ge=0, le=65535)
@@ -253,5 +260,7 @@ class GatewaySettings(Settings):
                 state_dir = self.state_dir / "models" / family
                 # A further model is never trained here: SuperNode and courier are the first's.
                 changed = {"models": (), "state_dir": state_dir, "superlink": "", **own}
+                if own.get("coordinator_url", self.coordinator_url) != self.coordinator_url:
+                    changed["witness_key"] = model.witness_key  # another coordinator, another key
                 return self.model_copy(update=changed)
         raise SettingError(f"no model {family!r} is served here")

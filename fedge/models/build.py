@@ -111,6 +111,7 @@ class _Comparison:
 
     @property
     def passes(self) -> bool:
+        """Whether INT8 keeps to the limits that `gates` sets on accuracy, agreement and time."""
         figures = self.measures
         return (
             figures["int8_accuracy_drop"] <= MAX_ACCURACY_DROP

@@ -6,14 +6,16 @@ what an adapter changed, without it.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import math
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -133,6 +135,46 @@ def adapter_names(weights: Weights, kind: AdapterKind) -> tuple[str, ...]:
 def adapter_dimension(weights: Weights, kind: AdapterKind) -> int:
     """Length of an adapter's vector."""
     return sum(piece.size for piece in adapter_pieces(weights, kind))
+
+
+def read_dimensions(path: Path) -> dict[AdapterKind, int]:
+    """Length of the vector of each adapter that the model of a `weights.npz` has.
+
+    Reads the shapes alone: whoever decides on a plan needs no weight in memory.
+
+    Raises:
+        TaskError: it cannot be read.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            shapes = {
+                name.removesuffix(".npy"): _read_shape(archive.open(name))
+                for name in archive.namelist()
+            }
+        # Without a value behind them, however large they are.
+        weights = {name: np.broadcast_to(np.float32(0), shape) for name, shape in shapes.items()}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise TaskError(f"cannot read {path}: {error}") from error
+    dimensions: dict[AdapterKind, int] = {}
+    for kind in get_args(AdapterKind):
+        with contextlib.suppress(TaskError):  # the model has none
+            dimensions[kind] = adapter_dimension(weights, kind)
+    return dimensions
+
+
+def _read_shape(file: IO[bytes]) -> tuple[int, ...]:
+    with file:
+        version = np.lib.format.read_magic(file)
+        readers = {
+            (1, 0): np.lib.format.read_array_header_1_0,
+            (2, 0): np.lib.format.read_array_header_2_0,
+        }
+        if version not in readers:
+            raise ValueError(f"an array of version {version}")
+        shape, _, kind = readers[version](file)
+    if kind != np.float32:
+        raise ValueError(f"an array of {kind}, not float32")
+    return tuple(shape)
 
 
 def cut(change: Vector, pieces: Sequence[Piece]) -> list[Vector]:

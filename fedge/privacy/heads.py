@@ -5,9 +5,9 @@ from __future__ import annotations
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from fedge.errors import SignatureError
+from fedge.errors import SignatureError, WitnessKeyError
 from fedge.identity import Identity, fingerprint
-from fedge.records import SignedHead, WitnessedHead
+from fedge.records import LedgerStanding, SignedHead, WitnessedHead, WitnessedStanding
 
 UNSIGNED = "00" * 64
 
@@ -60,13 +60,50 @@ def verify_witnessed(
         public_key: the gateway's; where it is given, its own signature is checked, too.
 
     Raises:
-        SignatureError: another witness signed, or a signature does not fit.
+        WitnessKeyError: another witness signed.
+        SignatureError: a signature does not fit.
     """
     if witnessed.witness != witness_key.hex():
-        raise SignatureError("the head was confirmed by another witness")
+        raise WitnessKeyError(witnessed.witness, witness_key.hex())
     check_signature(witness_key, witnessed.signature, witnessed.signed)
     if public_key is not None:
         verify_head(witnessed.head, public_key)
+
+
+def witness_standing(identity: Identity, standing: LedgerStanding, nonce: str) -> WitnessedStanding:
+    """Answer the question `nonce` for a ledger's standing.
+
+    A head that was confirmed under an earlier key is confirmed again under the present one: who
+    took the entries over vouches for them.
+    """
+    head, witness = standing.witnessed, identity.public_key.hex()
+    if head is not None and head.witness != witness:
+        again = witness_head(identity, head.head, head.at)
+        standing = standing.model_copy(update={"witnessed": again})
+    answer = WitnessedStanding(standing=standing, nonce=nonce, witness=witness, signature=UNSIGNED)
+    return answer.model_copy(update={"signature": identity.sign(answer.signed).hex()})
+
+
+def verify_standing(answer: WitnessedStanding, nonce: str, public_key: bytes) -> None:
+    """Check an answer to the question `nonce`, and the head in it, under the key that it names.
+
+    Whether that key is the right one is for the caller to say.
+
+    Args:
+        public_key: of the gateway that asked, 32 raw bytes.
+
+    Raises:
+        SignatureError: it answers another question, or a signature does not fit.
+    """
+    if answer.nonce != nonce:
+        raise SignatureError("the answer is that to another question")
+    witness_key, head = bytes.fromhex(answer.witness), answer.standing.witnessed
+    check_signature(witness_key, answer.signature, answer.signed)
+    if head is None:
+        return
+    if head.witness != answer.witness:
+        raise SignatureError("the head in the answer was confirmed by another witness")
+    verify_witnessed(head, witness_key, public_key)
 
 
 def check_signature(public_key: bytes, signature: str, data: bytes) -> None:

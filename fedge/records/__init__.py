@@ -18,6 +18,12 @@ from fedge.records.base import (
     canonical,
     sha256_hex,
 )
+from fedge.records.choices import (
+    CHOICE_FILE,
+    CHOICE_MEASURES,
+    AdapterChoice,
+    TriedAdapter,
+)
 from fedge.records.evidence import (
     AuditedCase,
     AuditEvidence,
@@ -85,9 +91,12 @@ from fedge.records.witness import (
     LedgerStanding,
     SignedHead,
     WitnessedHead,
+    WitnessedStanding,
 )
 
 __all__ = [
+    "CHOICE_FILE",
+    "CHOICE_MEASURES",
     "CLASS_STREAM",
     "CONFIDENCE_STREAM",
     "MAX_CLASS_CELLS",
@@ -96,6 +105,7 @@ __all__ = [
     "OOD_LEVELS",
     "OOD_STREAM",
     "PUBLIC_BY_DESIGN",
+    "AdapterChoice",
     "AdapterKind",
     "AdapterUpdate",
     "AuditBatch",
@@ -147,9 +157,11 @@ __all__ = [
     "SignedHead",
     "TaskSchema",
     "TrainingPlan",
+    "TriedAdapter",
     "Versioned",
     "WindowReport",
     "WitnessedHead",
+    "WitnessedStanding",
     "canonical",
     "sha256_hex",
 ]

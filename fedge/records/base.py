@@ -93,6 +93,22 @@ class Record(BaseModel):
         return sha256_hex(self.to_bytes())
 
 
+class SignedRecord(Record):
+    """A record with a field `signature`: Ed25519, in hex, over `signed`.
+
+    Each kind begins what is signed with words of its own, so that a signature over one kind of
+    record never fits another.
+    """
+
+    SIGNED: ClassVar[bytes]
+    signature: SignatureHex
+
+    @property
+    def signed(self) -> bytes:
+        """`SIGNED`, and the canonical bytes of all fields but the signature."""
+        return self.SIGNED + canonical(self.model_dump(mode="json", exclude={"signature"}))
+
+
 class Versioned(Record):
     """A record to which fields were added later.
 

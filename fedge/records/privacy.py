@@ -11,9 +11,8 @@ from fedge.records.base import (
     PublicKeyHex,
     Record,
     Sha256,
-    SignatureHex,
+    SignedRecord,
     Versioned,
-    canonical,
 )
 
 
@@ -138,7 +137,7 @@ class PrivacyPolicy(Versioned):
         return self
 
 
-class PolicyApproval(Record):
+class PolicyApproval(SignedRecord):
     """Who allowed a policy, and why: signed by that person's own key.
 
     Attributes:
@@ -146,7 +145,6 @@ class PolicyApproval(Record):
         reviewer, reason: for people.
         at: seconds since the epoch by the reviewer's clock.
         public_key: of the reviewer.
-        signature: Ed25519 over `SIGNED` and the canonical bytes of all other fields, in hex.
     """
 
     SIGNED: ClassVar[bytes] = b"fedge policy approval 1\n"
@@ -157,12 +155,6 @@ class PolicyApproval(Record):
     reason: str = Field(min_length=1, max_length=1000)
     at: float
     public_key: PublicKeyHex
-    signature: SignatureHex
-
-    @property
-    def signed(self) -> bytes:
-        """The bytes that the signature is over."""
-        return self.SIGNED + canonical(self.model_dump(mode="json", exclude={"signature"}))
 
 
 class BlockSpending(Record):

@@ -7,7 +7,7 @@ a ledger that went back, or two that part, cannot both be confirmed.
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -17,18 +17,18 @@ from fedge.records.base import (
     PublicKeyHex,
     Record,
     Sha256,
-    SignatureHex,
-    canonical,
+    SignedRecord,
 )
 
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
-class SignedHead(Record):
+
+class SignedHead(SignedRecord):
     """The first `size` entries of a gateway's ledger, under its own signature.
 
     Attributes:
         root: Merkle tree hash over these entries' canonical bytes (RFC 6962, section 2.1).
         at: seconds since the epoch by the gateway's clock.
-        signature: Ed25519 over `SIGNED` and the canonical bytes of all other fields, in hex.
     """
 
     SIGNED: ClassVar[bytes] = b"fedge ledger head 1\n"
@@ -39,21 +39,14 @@ class SignedHead(Record):
     root: Sha256
     at: float
     simulated: bool = False
-    signature: SignatureHex
-
-    @property
-    def signed(self) -> bytes:
-        """The bytes that the signature is over."""
-        return self.SIGNED + canonical(self.model_dump(mode="json", exclude={"signature"}))
 
 
-class WitnessedHead(Record):
+class WitnessedHead(SignedRecord):
     """A gateway's head that the coordinator holds all entries of, under the coordinator's key.
 
     Attributes:
         at: seconds since the epoch by the coordinator's clock.
         witness: the coordinator's public key.
-        signature: Ed25519 over `SIGNED` and the canonical bytes of all other fields, in hex.
     """
 
     SIGNED: ClassVar[bytes] = b"fedge witnessed head 1\n"
@@ -62,17 +55,10 @@ class WitnessedHead(Record):
     head: SignedHead
     at: float
     witness: PublicKeyHex
-    signature: SignatureHex
-
-    @property
-    def signed(self) -> bytes:
-        """The bytes that the signature is over."""
-        return self.SIGNED + canonical(self.model_dump(mode="json", exclude={"signature"}))
 
 
 class LedgerStanding(Record):
-    """What the coordinator knows of a gateway's ledger and numbers: asked for before anything
-    is sent, so that a state that was lost or put back is noticed.
+    """What the coordinator knows of a gateway's ledger and numbers.
 
     Attributes:
         witnessed: the latest head that was confirmed; None where none was.
@@ -87,3 +73,23 @@ class LedgerStanding(Record):
     entries: Count
     next_seq: Count
     next_window: Count
+
+
+class WitnessedStanding(SignedRecord):
+    """A ledger's standing under the coordinator's key: asked for before anything is sent, so that
+    a state that was lost or put back is noticed.
+
+    Signed as a whole and with the question's own number: a head that was confirmed long ago, or
+    the claim that none ever was, would make a lost state look whole.
+
+    Attributes:
+        nonce: what the gateway asked with, drawn for this one question.
+        witness: the coordinator's public key.
+    """
+
+    SIGNED: ClassVar[bytes] = b"fedge ledger standing 1\n"
+
+    schema_version: Literal[1] = 1
+    standing: LedgerStanding
+    nonce: Nonce
+    witness: PublicKeyHex

@@ -11,12 +11,15 @@ from fedge.delivery.repository import ReleaseRepository
 from fedge.drift.fleet.interventions import Intervention
 from fedge.durable import make_folder, write_file
 from fedge.errors import SettingError
+from fedge.learning.chosen import shipped_fits
 from fedge.privacy.approval import copy_policy, read_policy_and_approval
+from fedge.records import CHOICE_FILE, PrivacyPolicy
 from fedge_server.alerts import alert_troubles
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet, FleetState, Gateway
 from fedge_server.interventions import InterventionLog
 from fedge_server.ledger_report import LedgersState, ledgers_state
+from fedge_server.published import choice_troubles
 from fedge_server.verdicts import FleetStanding, fleet_standing
 from fedge_server.witness import open_witness
 
@@ -37,6 +40,9 @@ def init_server(
     process may read. Makes the keys in `keys/`, the database and an empty release repository,
     whose `releases/metadata/1.root.json` under the data folder is what gateways are given.
 
+    Where fedge brings the study that chose the adapter of this task, and it was made under a
+    budget like this policy's, its record is put there and named as `[training] choice`.
+
     Args:
         policy: the fleet's privacy policy, checked and copied, and its approval.
         offline_keys: where the root and targets keys go, which no process reads;
@@ -48,10 +54,15 @@ def init_server(
     """
     if (folder / "server.toml").exists():
         raise SettingError(f"{folder} already holds a server; choose another folder")
-    read_policy_and_approval(policy)
+    allowed, _ = read_policy_and_approval(policy)
     values: Toml = {"data_dir": "data", "policy": "policy.toml", **(settings or {})}
     checked = ServerSettings.parse(values, folder.resolve(), "server.toml")
     make_folder(folder)
+    if (choice := _shipped_choice(checked, allowed)) is not None:
+        write_file(folder / CHOICE_FILE, choice)
+        training = {"choice": CHOICE_FILE, **checked.training.model_dump(exclude_unset=True)}
+        values |= {"training": training}
+        checked = ServerSettings.parse(values, folder.resolve(), "server.toml")
     copy_policy(policy, folder / "policy.toml")
     make_folder(checked.data_dir)
     keys = KeyFiles.create(offline=offline_keys or folder / "offline-keys", online=folder / "keys")
@@ -63,6 +74,13 @@ def init_server(
     # Last: a folder with a `server.toml` is whole.
     write_file(folder / "server.toml", _toml(values).encode())
     return checked
+
+
+def _shipped_choice(settings: ServerSettings, policy: PrivacyPolicy) -> bytes | None:
+    training = settings.training
+    if training.choice is not None:
+        return None  # the caller names his own
+    return shipped_fits(settings.task, training, policy)
 
 
 def admit(settings: ServerSettings, public_key: str, name: str) -> Gateway:
@@ -88,9 +106,9 @@ def ledgers(settings: ServerSettings) -> LedgersState:
 
 
 def troubles(settings: ServerSettings) -> tuple[str, ...]:
-    """What is wrong at the centre itself, in words; see `alert_troubles`."""
+    """What is wrong at the centre itself, in words; `alert_troubles` and `choice_troubles`."""
     with Database(settings.database) as database:
-        return alert_troubles(settings, database)
+        return (*alert_troubles(settings, database), *choice_troubles(settings))
 
 
 def standing(settings: ServerSettings) -> FleetStanding:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from typing import Annotated, TypeVar
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Path, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
@@ -30,6 +30,7 @@ from fedge.errors import (
     UnknownKeyError,
     WindowConflictError,
 )
+from fedge.identity import Identity
 from fedge.records import Record
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet
@@ -43,6 +44,7 @@ log = logging.getLogger(__name__)
 
 RecordT = TypeVar("RecordT", bound=Record)
 EntryNumber = Annotated[int, Query(alias="from", ge=0, lt=2**53)]
+QuestionNumber = Annotated[str, Path(pattern="^[0-9a-f]{32}$")]
 
 STATUSES: tuple[tuple[type[FedgeError], int], ...] = (
     (EnvelopeTooLargeError, 413),
@@ -61,7 +63,8 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
     """The application on an open database; makes the witness key where there is none yet.
 
     Args:
-        settings: for the size limit and the release repository's folder.
+        settings: for the size limit, the release repository's folder, and whether this is a
+            staging centre.
         clock: seconds since the epoch.
 
     Raises:
@@ -69,8 +72,14 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
     """
     app = FastAPI(title="fedge coordinator", docs_url=None, redoc_url=None, openapi_url=None)
     witness = open_witness(settings)
-    ingest = Ingest(database, clock, witness, max_payload_bytes=settings.max_report_bytes)
-    fleet, ledgers = Fleet(database, clock), Ledgers(database)
+    ingest = Ingest(
+        database,
+        clock,
+        witness,
+        max_payload_bytes=settings.max_report_bytes,
+        simulated=settings.simulated,
+    )
+    fleet = Fleet(database, clock)
 
     @app.post("/v1/envelopes")
     async def post_envelope(request: Request) -> Response:
@@ -86,22 +95,6 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
         detail = fleet.detail(fingerprint)
         return _answer(_admitted(detail))
 
-    @app.get("/v1/witness")
-    def get_witness() -> Response:
-        return JSONResponse({"public_key": witness.public_key.hex()})
-
-    @app.get("/v1/ledgers/{gateway}")
-    def get_ledger(gateway: str) -> Response:
-        return _answer(_admitted(ledgers.standing(gateway)))
-
-    @app.get("/v1/ledgers/{gateway}/entries")
-    def get_entries(gateway: str, first: EntryNumber = 0) -> Response:
-        _admitted(ledgers.standing(gateway))
-        page = ledgers.page(gateway, first)
-        if page is None:
-            return Response(status_code=204)
-        return Response(page.to_bytes(), media_type="application/octet-stream")
-
     @app.get("/v1/verdicts")
     def get_verdicts() -> Response:
         return _answer(fleet_standing(settings, database, clock()))
@@ -110,12 +103,33 @@ def create_app(settings: ServerSettings, database: Database, clock: Callable[[],
     def get_health() -> Response:
         return JSONResponse({"status": "ok", "database": database.revision})
 
+    _show_ledgers(app, Ledgers(database), witness)
     app.mount("/releases", ReleaseFiles(settings.releases_dir))
     app.add_exception_handler(FedgeError, _refuse)
     app.add_exception_handler(HTTPException, _refuse_http)
     app.add_exception_handler(ClientDisconnect, _refuse_disconnected)
     app.add_exception_handler(RequestValidationError, _refuse_arguments)
     return app
+
+
+def _show_ledgers(app: FastAPI, ledgers: Ledgers, witness: Identity) -> None:
+    """What gateways ask about their own ledgers, and the key that vouches for the answers."""
+
+    @app.get("/v1/witness")
+    def get_witness() -> Response:
+        return JSONResponse({"public_key": witness.public_key.hex()})
+
+    @app.get("/v1/ledgers/{gateway}/standing/{nonce}")
+    def get_standing(gateway: str, nonce: QuestionNumber) -> Response:
+        return _answer(_admitted(ledgers.answer(gateway, nonce, witness)))
+
+    @app.get("/v1/ledgers/{gateway}/entries")
+    def get_entries(gateway: str, first: EntryNumber = 0) -> Response:
+        _admitted(ledgers.standing(gateway))
+        page = ledgers.page(gateway, first)
+        if page is None:
+            return Response(status_code=204)
+        return Response(page.to_bytes(), media_type="application/octet-stream")
 
 
 def status_of(error: FedgeError) -> int:

@@ -33,13 +33,15 @@ from fedge.delivery.extension import DELEGATION
 from fedge.durable import write_file
 from fedge.errors import (
     CandidateError,
+    ChoiceError,
     FedgeError,
     GateFailedError,
     RecordError,
     SettingError,
     StateError,
 )
-from fedge.records import ReleaseManifest, RunResult, canonical
+from fedge.learning.chosen import check_recorded
+from fedge.records import CHOICE_FILE, CHOICE_MEASURES, ReleaseManifest, RunResult, canonical
 
 log = logging.getLogger(__name__)
 
@@ -120,6 +122,7 @@ class Evaluator:
     def _accept(self, copy: Path) -> Report:
         manifest = check_candidate(self._releases, copy)
         result = self._result(manifest)
+        check_choice(copy, manifest, result)
         try:
             report = self._judge(copy, result, self._min_gain_sigmas)
         except (StateError, SettingError):
@@ -154,6 +157,25 @@ class Evaluator:
                 f"the candidate says {manifest.run_id} from {manifest.parent}"
             )
         return result
+
+
+def check_choice(folder: Path, manifest: ReleaseManifest, result: RunResult | None) -> None:
+    """Refuse a release that says another choice of its adapter than its run, or other figures.
+
+    Args:
+        folder: its files, which were compared with the manifest.
+
+    Raises:
+        CandidateError: says what differs.
+    """
+    data = (folder / CHOICE_FILE).read_bytes() if CHOICE_FILE in manifest.files else None
+    try:
+        choice = check_recorded(data, None if result is None else result.spec)
+    except ChoiceError as error:
+        raise CandidateError(str(error)) from error
+    said = {name: v for name, v in manifest.measures.items() if name.startswith(CHOICE_MEASURES)}
+    if said != (choice.measures if choice is not None else {}):
+        raise CandidateError("its manifest gives other figures than the choice of its adapter")
 
 
 def main(argv: list[str] | None = None) -> int:

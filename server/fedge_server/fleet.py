@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from pydantic import Field, TypeAdapter, ValidationError
@@ -39,6 +39,8 @@ LARGEST_COUNT = 2**53 - 1
 """More is shown as this."""
 
 _NAME: TypeAdapter[str] = TypeAdapter(Name)
+
+Payload = TypeVar("Payload")
 
 
 class Gateway(Record):
@@ -192,10 +194,7 @@ def read_stored_report(data: bytes) -> WindowReport:
     Raises:
         StateError: it was readable when it was taken and is not now: the database is damaged.
     """
-    try:
-        return decode_report(Envelope.from_bytes(data).payload)
-    except RecordError as error:
-        raise StateError(f"a stored report cannot be read: {error}") from error
+    return _read_stored("a stored report", decode_report, data)
 
 
 def read_stored_labels(data: bytes) -> LabelReport:
@@ -204,10 +203,7 @@ def read_stored_labels(data: bytes) -> LabelReport:
     Raises:
         StateError: it was readable when it was taken and is not now.
     """
-    try:
-        return LabelReport.from_bytes(Envelope.from_bytes(data).payload)
-    except RecordError as error:
-        raise StateError(f"stored labels cannot be read: {error}") from error
+    return _read_stored("a stored label report", LabelReport.from_bytes, data)
 
 
 def read_stored_audit(data: bytes) -> AuditBatch:
@@ -216,10 +212,14 @@ def read_stored_audit(data: bytes) -> AuditBatch:
     Raises:
         StateError: they were readable when they were taken and are not now.
     """
+    return _read_stored("a stored audit", AuditBatch.from_bytes, data)
+
+
+def _read_stored(what: str, read: Callable[[bytes], Payload], data: bytes) -> Payload:
     try:
-        return AuditBatch.from_bytes(Envelope.from_bytes(data).payload)
+        return read(Envelope.from_bytes(data).payload)
     except RecordError as error:
-        raise StateError(f"a stored audit cannot be read: {error}") from error
+        raise StateError(f"{what} cannot be read: {error}") from error
 
 
 def _installed(status: GatewayStatus | None) -> str:
@@ -320,10 +320,7 @@ def _status(connection: Connection, gateway: str, seq: int) -> GatewayStatus:
     columns = envelopes.c
     query = select(columns.envelope).where(columns.gateway == gateway, columns.seq == seq)
     data = connection.execute(query).scalar_one()
-    try:
-        return GatewayStatus.from_bytes(Envelope.from_bytes(data).payload)
-    except RecordError as error:
-        raise StateError(f"a stored status cannot be read: {error}") from error
+    return _read_stored("a stored status", GatewayStatus.from_bytes, data)
 
 
 def _report(connection: Connection, gateway: str, window: int) -> LastReport:
@@ -345,11 +342,11 @@ def _gap_records(connection: Connection, gateway: str) -> tuple[GapRecord, ...]:
         .order_by(columns.seq.desc())
         .limit(MAX_GAPS)
     )
-    try:
-        found = [Envelope.from_bytes(data).payload for (data,) in connection.execute(query)]
-        return tuple(GapRecord.from_bytes(payload) for payload in reversed(found))
-    except RecordError as error:
-        raise StateError(f"a stored gap record cannot be read: {error}") from error
+    found = [
+        _read_stored("a stored gap record", GapRecord.from_bytes, data)
+        for (data,) in connection.execute(query)
+    ]
+    return tuple(reversed(found))
 
 
 def _gaps(connection: Connection, gateway: str) -> tuple[tuple[int, int], ...]:

@@ -14,7 +14,8 @@ from typing import TypeVar
 from sqlalchemy import Column, Connection, Select, func, select
 
 from fedge.errors import RecordError, StateError
-from fedge.identity import Artefact, Envelope
+from fedge.identity import Artefact, Envelope, Identity
+from fedge.privacy.heads import witness_standing
 from fedge.records import (
     AuditBatch,
     Count,
@@ -22,6 +23,7 @@ from fedge.records import (
     Record,
     SignedHead,
     WitnessedHead,
+    WitnessedStanding,
 )
 from fedge_server.database import Database
 from fedge_server.objects import ObjectStore
@@ -34,7 +36,9 @@ RecordT = TypeVar("RecordT", bound=Record)
 PAGE_BYTES = 256 * 2**10
 """Entries on one page together exceed this by one entry at most."""
 
-_PATH = re.compile(r"/v1/ledgers/([0-9a-f]{32})(?:/entries\?from=([0-9]{1,15}))?")
+_PATH = re.compile(
+    r"/v1/ledgers/([0-9a-f]{32})/(?:standing/([0-9a-f]{32})|entries\?from=([0-9]{1,15}))"
+)
 
 CONTENT_KINDS = ("report", "labels")
 """Pushed kinds that depend on content, each settled in the ledger."""
@@ -64,8 +68,18 @@ class Ledgers:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def answer(self, gateway: str, nonce: str, witness: Identity) -> WitnessedStanding | None:
+        """What a gateway is told when it comes back; None if it is not admitted.
+
+        Args:
+            nonce: the number of its question, 32 hex digits.
+            witness: the coordinator's witness key.
+        """
+        found = self.standing(gateway)
+        return None if found is None else witness_standing(witness, found, nonce)
+
     def standing(self, gateway: str) -> LedgerStanding | None:
-        """What a gateway is told when it comes back; None if it is not admitted."""
+        """How far a gateway's ledger is known here; None if it is not admitted."""
         columns = envelopes.c
         known = select(gateways.c.fingerprint).where(gateways.c.fingerprint == gateway)
         latest = select(
@@ -160,22 +174,22 @@ class Ledgers:
             return batch_with(connection, gateway, seq)
 
 
-def read_ledger(ledgers: Ledgers, path: str) -> tuple[int, bytes]:
+def read_ledger(ledgers: Ledgers, witness: Identity, path: str) -> tuple[int, bytes]:
     """What the coordinator answers to a gateway's question, where both are in one process.
 
     Args:
-        path: as in HTTP: `/v1/ledgers/<gateway>`, or `/v1/ledgers/<gateway>/entries?from=<n>`.
+        path: as in HTTP, `/v1/ledgers/<gateway>/standing/<nonce>` or `.../entries?from=<n>`.
 
     Returns:
         status and body.
     """
     match = _PATH.fullmatch(path)
-    standing = None if match is None else ledgers.standing(match[1])
-    if match is None or standing is None:
+    if match is None or ledgers.standing(match[1]) is None:
         return 404, b""
-    if match[2] is None:
-        return 200, standing.to_bytes()
-    page = ledgers.page(match[1], int(match[2]))
+    if match[2] is not None:
+        answer = ledgers.answer(match[1], match[2], witness)
+        return (404, b"") if answer is None else (200, answer.to_bytes())
+    page = ledgers.page(match[1], int(match[3]))
     return (204, b"") if page is None else (200, page.to_bytes())
 
 

@@ -32,6 +32,7 @@ GRACE_S = 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the coordinator; answers the exit status that the module's docstring tells."""
     parser = argparse.ArgumentParser(prog="fedge_server.main", description=__doc__)
     parser.add_argument("--config", type=Path, required=True, help="server.toml")
     args = parser.parse_args(argv)

@@ -10,17 +10,19 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedge.audit.evidence import ONE_RUN, evidence_files
 from fedge.config import ServerSettings
-from fedge.delivery.candidate import read_manifest
-from fedge.delivery.repository import ReleaseRepository
-from fedge.errors import CandidateError, StateError
-from fedge.records import ReleaseManifest
+from fedge.errors import StateError
+from fedge.learning.chosen import choice_object
+from fedge.records import AuditEvidence, ReleaseManifest, sha256_hex
+from fedge.review.evidence import CHOICE, with_evidence
 from fedge.review.source import BundleSource, GatewayLedger, ReleaseFact, RunFact
 from fedge_server.database import Database
 from fedge_server.facts import Facts, Run
 from fedge_server.fleet import Fleet, GatewayState
 from fedge_server.ledgers import Ledgers
 from fedge_server.objects import ObjectStore
+from fedge_server.published import published_folders
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,10 +78,8 @@ class FleetExport:
     lags: tuple[LedgerLag, ...]
 
 
-def collect_fleet(
-    settings: ServerSettings, database: Database, *, witness_key: str, simulated: bool = False
-) -> FleetExport:
-    """Every admitted gateway's ledger, all runs and all published releases.
+def collect_fleet(settings: ServerSettings, database: Database, *, witness_key: str) -> FleetExport:
+    """Every admitted gateway's ledger, all runs, all published releases and audits of them.
 
     Works while the coordinator runs. A gateway that never sent an entry is named among the
     lags and is no part of the bundle.
@@ -112,14 +112,17 @@ def collect_fleet(
             ledgers.append(one)
     source = BundleSource(
         made_by="coordinator",
-        simulated=simulated,
+        simulated=settings.simulated,
         witness_key=witness_key,
         gateways=tuple(ledgers),
         runs=tuple(_run(objects, run) for run in facts.runs()),
         releases=_releases(settings),
-        evidence={"standing": {"gateways": [_standing(lag) for lag in lags]}},
+        evidence={
+            "standing": {"gateways": [_standing(lag) for lag in lags]},
+            **_choices(objects, facts),
+        },
     )
-    return FleetExport(source, tuple(lags))
+    return FleetExport(with_evidence(source, audits=_audits(settings)), tuple(lags))
 
 
 def _lag(state: GatewayState, ledger: GatewayLedger) -> LedgerLag:
@@ -157,19 +160,33 @@ def _run(objects: ObjectStore, run: Run) -> RunFact:
     )
 
 
+def _choices(objects: ObjectStore, facts: Facts) -> dict[str, dict[str, Any]]:
+    """Studies that runs name, as they are; one that is gone is left out, which a report says."""
+    found = {}
+    for sha256 in sorted({run.spec.choice_sha256 or "" for run in facts.runs()} - {""}):
+        if not objects.exists(choice_object(sha256)):
+            continue
+        data = objects.get(choice_object(sha256))
+        if sha256_hex(data) != sha256:
+            raise StateError(f"the object {choice_object(sha256)} has other bytes than its name")
+        found[f"{CHOICE}{sha256[:16]}"] = json.loads(data)
+    return found
+
+
 def _releases(settings: ServerSettings) -> tuple[ReleaseFact, ...]:
     """Published releases whose candidate folder is still there."""
-    published = ReleaseRepository(settings.releases_dir).published().releases(settings.family)
-    known = set(published.values())
+    return tuple(_release(manifest) for _, manifest in published_folders(settings))
+
+
+def _audits(settings: ServerSettings) -> tuple[AuditEvidence, ...]:
+    """What lies beside published releases about their own training."""
     found = []
-    for folder in sorted((settings.objects_dir / "candidates").glob("*")):
-        try:
-            manifest = read_manifest(folder)
-        except CandidateError:
-            continue  # staged by nobody yet
-        if manifest.content_sha256 in known:
-            found.append(_release(manifest))
-    return tuple(sorted(found, key=lambda release: release.counter))
+    for folder, manifest in published_folders(settings):
+        for one in evidence_files(folder, ONE_RUN):
+            if one.release != manifest.counter:
+                raise StateError(f"{folder} holds audit evidence about release {one.release}")
+            found.append(one)
+    return tuple(found)
 
 
 def _release(manifest: ReleaseManifest) -> ReleaseFact:

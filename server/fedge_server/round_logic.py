@@ -151,6 +151,7 @@ def _train(run: _Run, number: int, vector: Vector) -> RoundOutcome:
     spec, checks = run.spec, run.checks
 
     def read(payload: bytes) -> Vector:
+        """The change in an update of this round, float32[d]; RecordError where it is none."""
         update = AdapterUpdate.from_bytes(payload)
         if (update.run_id, update.round) != (spec.run_id, number):
             raise RecordError("the update is for another round")

@@ -149,4 +149,5 @@ def main(grid: Grid, context: Context) -> None:
     except FedgeError as error:
         raise RunFailedError(str(error)) from error
     files = RunFiles(ObjectStore(settings.objects_dir), str(context.run_config.get(RUN_KEY, "")))
-    conduct(files, GridExchange(grid, settings.training.round_timeout_s))
+    exchange = GridExchange(grid, settings.training.round_timeout_s)
+    conduct(files, exchange, simulated=settings.simulated)

@@ -172,6 +172,14 @@ def test_a_silent_agent_is_an_outbound_error(path: Path) -> None:
             AdminClient(path).ask("status", timeout_s=0.05)
 
 
+def test_a_path_that_is_no_socket_path_is_named(tmp_path: Path) -> None:
+    """Where the socket cannot be made, the error says which one."""
+    path = tmp_path / ("x" * 108)
+
+    with pytest.raises(SettingError, match=path.name):
+        AdminPort(path, COMMANDS)
+
+
 def test_the_socket_is_the_owners_alone(port: AdminPort, path: Path) -> None:
     """No group may have records erased; a left-over file is replaced, and removed at the end."""
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -22,11 +22,11 @@ from tests_clients import WINDOW, Gateway
 from fedge.config import TrainingSettings
 from fedge.delivery.journal import Install, InstallJournal, Running
 from fedge.errors import FedgeError, OutboundError, ParticipationRefusedError, StateError
-from fedge.identity import Envelope
+from fedge.identity import Envelope, Identity
 from fedge.learning.planning import plan_training
 from fedge.privacy.chain import Chain
 from fedge.privacy.entries import Recovered, Settled, read_entry
-from fedge.privacy.heads import sign_head, verify_witnessed, witness_head
+from fedge.privacy.heads import sign_head, verify_witnessed, witness_head, witness_standing
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.replay import replay
 from fedge.profiles.wire import decode_report
@@ -37,6 +37,7 @@ from fedge.records import (
     Receipt,
     RoundRequest,
     RunSpec,
+    WitnessedStanding,
     sha256_hex,
 )
 from fedge.statefile import StateFile
@@ -83,6 +84,7 @@ class RealCentre:
     Attributes:
         old: it is of a version that knows no ledgers.
         twist: changes answers to questions on their way.
+        witness: the key with which it confirms.
         sent: everything that left the gateways, taken or not.
     """
 
@@ -91,13 +93,14 @@ class RealCentre:
     down: bool = False
     old: bool = False
     twist: Callable[[bytes], bytes] = lambda body: body
+    witness: Identity = WITNESS
     sent: list[bytes] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.database = Database(f"sqlite:///{self.folder / 'centre.sqlite'}")
         self.ingest = Ingest(
-            self.database, self._clock, WITNESS, max_payload_bytes=2**22, simulated=True
+            self.database, self._clock, self.witness, max_payload_bytes=2**22, simulated=True
         )
         self.ledgers = Ledgers(self.database)
 
@@ -121,7 +124,7 @@ class RealCentre:
         self.asked.append(path)
         if self.old:
             return 404, b""
-        status, body = read_ledger(self.ledgers, path)
+        status, body = read_ledger(self.ledgers, self.witness, path)
         return status, self.twist(body)
 
     # --- what it knows ----------------------------------------------------------------
@@ -705,13 +708,20 @@ def _forged(centre: RealCentre, gateway: Gateway, folder: Path) -> Callable[[byt
 
     def twist(body: bytes) -> bytes:
         try:
-            found = LedgerStanding.from_bytes(body)
+            answer = WitnessedStanding.from_bytes(body)
         except FedgeError:
             return AuditBatch(0, entries).to_bytes()
-        update = {"witnessed": witness_head(WITNESS, head, 1.0), "entries": size}
-        return found.model_copy(update=update).to_bytes()
+        return signed_again(answer, witnessed=witness_head(WITNESS, head, 1.0), entries=size)
 
     return twist
+
+
+def signed_again(
+    answer: WitnessedStanding, witness: Identity = WITNESS, **changes: object
+) -> bytes:
+    """What a coordinator says that lies, and signs what it says."""
+    told: LedgerStanding = answer.standing.model_copy(update=changes)
+    return witness_standing(witness, told, answer.nonce).to_bytes()
 
 
 def _commit_release(agent: Agent, gateway: Gateway) -> None:
@@ -745,16 +755,15 @@ def _request(gateway: Gateway) -> RoundRequest:
 def _lied(body: bytes, lie: str) -> bytes:
     if lie == "portal":
         return b"<html>Welcome!</html>"
-    found = LedgerStanding.from_bytes(body)
-    assert found.witnessed is not None
-    head = found.witnessed.head
+    answer = WitnessedStanding.from_bytes(body)
+    assert answer.standing.witnessed is not None
+    head = answer.standing.witnessed.head
     if lie == "gateway":
-        return found.model_copy(update={"gateway": "0" * 32}).to_bytes()
+        return signed_again(answer, gateway="0" * 32)
     if lie == "root":
         head = head.model_copy(update={"root": "0" * 64})
     elif lie == "real":
         head = head.model_copy(update={"simulated": False})
     else:
         head = sign_head(WITNESS, head.size, "0" * 64, head.at, simulated=True)
-    witnessed = found.witnessed.model_copy(update={"head": head})
-    return found.model_copy(update={"witnessed": witnessed}).to_bytes()
+    return signed_again(answer, witnessed=witness_head(WITNESS, head, 1.0))

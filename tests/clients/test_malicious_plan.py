@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import pytest
 from test_agent_training import ARRAYS, ask, spec_for, trained_gateway
 from tests_clients import Gateway
 
 from fedge.errors import ParticipationRefusedError, RecordError
+from fedge.identity import Envelope
+from fedge.models.weights import read_dimensions
 from fedge.privacy.rdp import cap_nano
-from fedge.records import Participant, RoundRequest, RunSpec
+from fedge.records import AdapterKind, Participant, RoundRequest, RunSpec, sha256_hex
+from fedge_client.agent import plan_fit
 
 MakeGateway = Callable[..., Gateway]
 
@@ -27,6 +32,19 @@ def as_json(spec: RunSpec, **plan: object) -> bytes:
 def spent(gateway: Gateway) -> tuple[int, ...]:
     assert gateway.agent is not None
     return tuple(s.training_nano for s in gateway.agent.ledger.spendings())
+
+
+def asked(gateway: Gateway, spec: RunSpec, phase: str = "train") -> Envelope:
+    """The answer to a request with as many zeros as the plan says."""
+    assert gateway.agent is not None
+    arrays = np.zeros(spec.plan.dimension, "<f4").tobytes()
+    request = RoundRequest(
+        spec=spec,
+        phase=phase,  # type: ignore[arg-type]
+        round=0,
+        arrays_sha256=sha256_hex(arrays),
+    )
+    return Envelope.from_bytes(gateway.agent.answer(request, arrays))
 
 
 def changed(spec: RunSpec, **plan: object) -> RunSpec:
@@ -166,3 +184,79 @@ def test_a_dimension_of_another_adapter_is_refused(make_gateway: MakeGateway) ->
     with pytest.raises(ParticipationRefusedError, match="arrays-do-not-fit"):
         ask(gateway, changed(spec_for(gateway), dimension=len(ARRAYS)))
     assert set(spent(gateway)) == {0}
+
+
+class TestAPlanForAnotherModel:
+    """Its trainer would refuse it, but only after the charge: so the agent does, before."""
+
+    @pytest.mark.parametrize(
+        ("adapter", "dimension", "reason"),
+        [
+            ("input", 3, "other-dimension"),
+            ("input", 6, "other-dimension"),
+            ("head", 4, "other-dimension"),
+            ("conv", 4, "no-such-adapter"),
+            ("lora", 4, "no-such-adapter"),
+            ("lora-b", 4, "no-such-adapter"),
+        ],
+    )
+    @pytest.mark.parametrize("phase", ["train", "evaluate"])
+    def test_it_costs_nothing(
+        self, make_gateway: MakeGateway, adapter: str, dimension: int, reason: str, phase: str
+    ) -> None:
+        """Declined with the reason; no charge, no entry, no trainer, no answer. The run that fits
+        has all of the budget afterwards."""
+        gateway = trained_gateway(make_gateway)
+        assert gateway.agent is not None
+        spec, entries = spec_for(gateway), gateway.agent.ledger.size
+
+        with pytest.raises(ParticipationRefusedError, match=reason):
+            asked(gateway, changed(spec, adapter=adapter, dimension=dimension), phase)
+
+        assert gateway.agent.ledger.size == entries
+        assert set(spent(gateway)) == {0} and gateway.trainers == []
+        kinds = {"train": "update", "evaluate": "counts"}
+        assert asked(gateway, spec, phase).header.kind == kinds[phase]
+
+    def test_of_another_task(self, make_gateway: MakeGateway) -> None:
+        """Whatever else fits."""
+        gateway = trained_gateway(make_gateway)
+        assert gateway.agent is not None
+        entries = gateway.agent.ledger.size
+
+        with pytest.raises(ParticipationRefusedError, match="other-task"):
+            asked(gateway, spec_for(gateway).model_copy(update={"task": "valve"}))
+        assert gateway.agent.ledger.size == entries and set(spent(gateway)) == {0}
+
+    def test_weights_are_read_once_for_a_release(
+        self, make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A server that asks a thousand times makes the agent read a file once."""
+        gateway = trained_gateway(make_gateway)
+        read: list[Path] = []
+
+        def counted(path: Path) -> dict[AdapterKind, int]:
+            read.append(path)
+            return read_dimensions(path)
+
+        monkeypatch.setattr(plan_fit, "read_dimensions", counted)
+        for number in range(5):
+            with pytest.raises(ParticipationRefusedError, match="other-dimension"):
+                asked(gateway, changed(spec_for(gateway, f"run-{number}"), dimension=3))
+        assert len(read) == 1
+
+    def test_weights_that_cannot_be_read(self, make_gateway: MakeGateway) -> None:
+        """Whether the plan fits is not known then: declined for free, and looked at again."""
+        gateway = trained_gateway(make_gateway)
+        assert gateway.agent is not None
+        file = gateway.settings.state_dir / "slots" / "A" / "weights.npz"
+        whole, entries = file.read_bytes(), gateway.agent.ledger.size
+
+        for damaged in (b"", whole[:-40], b"no archive", whole.replace(b"<f4", b"<f8"), None):
+            file.unlink() if damaged is None else file.write_bytes(damaged)
+            with pytest.raises(ParticipationRefusedError, match="weights-not-readable"):
+                asked(gateway, spec_for(gateway))
+        assert gateway.agent.ledger.size == entries and set(spent(gateway)) == {0}
+
+        file.write_bytes(whole)
+        asked(gateway, spec_for(gateway))

@@ -15,6 +15,7 @@ from fedge.delivery.store import ContentStore
 from fedge.delivery.switch import ProbeReport, Slot
 from fedge.errors import OutboundError
 from fedge.identity import Envelope, Identity
+from fedge.models.weights import weights_to_bytes
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import Noise, SeededNoise
 from fedge.profiles.build import build_reference
@@ -42,6 +43,11 @@ TASK = TaskSchema(
     features=(NumericFeature(name="pressure", type="float32", low=-10.0, high=10.0),),
     code="pump.task:code",
 )
+WEIGHTS = {
+    "input_adapter.scale": np.ones(2, np.float32),
+    "input_adapter.shift": np.zeros(2, np.float32),
+    "head.weight": np.ones((2, 3), np.float32),
+}
 
 
 @dataclass
@@ -242,7 +248,11 @@ def write_release(slot: Path, counter: int = 1) -> ReleaseManifest:
     reference = build_reference(
         TASK, values, ood=values[:, -1], model_sha256="a" * 64, source="public test rows"
     )
-    files = {"task.json": TASK.to_bytes(), "reference.json": reference.to_bytes()}
+    files = {
+        "task.json": TASK.to_bytes(),
+        "reference.json": reference.to_bytes(),
+        "weights.npz": weights_to_bytes(WEIGHTS),
+    }
     slot.mkdir(parents=True)
     for name, data in files.items():
         (slot / name).write_bytes(data)

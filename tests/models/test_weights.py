@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from fedge.errors import NonFiniteValueError, TaskError
-from fedge.models.weights import adapter_names, read_weights, weights_to_bytes
+from fedge.models.weights import (
+    adapter_dimension,
+    adapter_names,
+    read_dimensions,
+    read_weights,
+    weights_to_bytes,
+)
 
 WEIGHTS = {
     "head.weight": np.arange(6, dtype=np.float32).reshape(2, 3),
@@ -48,6 +54,33 @@ def test_nan_is_never_read(tmp_path: Path) -> None:
 
     with pytest.raises(NonFiniteValueError):
         read_weights(tmp_path / "w.npz")
+
+
+def test_dimensions_are_those_of_the_weights(tmp_path: Path) -> None:
+    """Read from the shapes alone, also where a value is no number; kinds without a part lack."""
+    weights = {
+        **WEIGHTS,
+        "input_adapter.shift": np.float32(np.nan),
+        "trunk.0.weight": np.zeros((5, 1, 3, 3), np.float32),
+        "trunk.0.bias": np.zeros(5, np.float32),
+        "trunk.10.weight": np.zeros((7, 20), np.float32),
+    }
+    np.savez_compressed(tmp_path / "w.npz", **weights)
+
+    found = read_dimensions(tmp_path / "w.npz")
+
+    assert found == {"input": 1, "head": 8, "conv": 50, "lora-b": 28, "lora": 108}
+    assert found == {kind: adapter_dimension(weights, kind) for kind in found}
+    (tmp_path / "head.npz").write_bytes(weights_to_bytes(WEIGHTS))
+    assert read_dimensions(tmp_path / "head.npz") == {"head": 8}
+
+
+@pytest.mark.parametrize("end", [0, 1, 60, 130, 200, -1])
+def test_dimensions_of_half_a_file(tmp_path: Path, end: int) -> None:
+    path = tmp_path / "w.npz"
+    path.write_bytes(weights_to_bytes(WEIGHTS)[:end])
+    with pytest.raises(TaskError, match="cannot read"):
+        read_dimensions(path)
 
 
 class _Trap:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from fakes.choices import choice_of, tried
+from fakes.digits_base import demo_policy
 from fakes.releases import FAMILY, GATEWAY, ReleaseWorld
 
 from fedge.config import KeySettings, ServerSettings
@@ -19,13 +21,23 @@ from fedge.delivery.candidate import (
     ACCEPTED,
     READY,
     REFUSED,
+    describe_files,
     is_countersigned,
     publish,
+    read_manifest,
     stage,
 )
 from fedge.delivery.extension import DELEGATION
 from fedge.errors import CandidateError, GateFailedError, SettingError
-from fedge.records import PairedDifference, Participant, RunResult, RunSpec, TrainingPlan
+from fedge.records import (
+    CHOICE_FILE,
+    AdapterChoice,
+    PairedDifference,
+    Participant,
+    RunResult,
+    RunSpec,
+    TrainingPlan,
+)
 from fedge_server.evaluator import Evaluator
 
 
@@ -201,6 +213,78 @@ def test_unsigned_candidate_is_not_judged(world: ReleaseWorld) -> None:
     Evaluator(settings_of(world), judge).run_once()
 
     assert "no signed candidate" in reason(folder) and judge.asked == []
+
+
+def carries(world: ReleaseWorld, choice: AdapterChoice | None, **measures: float) -> Path:
+    """A staged candidate of run-1 with this choice among its files, and these figures."""
+    folder, manifest = world.candidate(2, run_id="run-1")
+    place = world.folder / "objects" / "candidates" / "run-1"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    folder.rename(place)
+    files = dict(manifest.files)
+    if choice is not None:
+        (place / CHOICE_FILE).write_bytes(choice.to_bytes())
+        files |= describe_files(place, [CHOICE_FILE])
+    manifest = manifest.model_copy(update={"files": files, "measures": measures})
+    stage(world.releases_dir, place, manifest, world.keys.builder)
+    (place / READY).write_bytes(b"{}")
+    return place
+
+
+def run_that_names(choice: AdapterChoice | None) -> RunResult:
+    result = result_of("run-1")
+    sha256 = None if choice is None else choice.content_sha256
+    spec = result.spec.model_copy(update={"choice_sha256": sha256})
+    return result.model_copy(update={"spec": spec})
+
+
+def own_choice(**changes: float) -> AdapterChoice:
+    best = tried(result_of("run-1").spec.plan, 0.7, 0.9).model_copy(update=changes)
+    return choice_of(demo_policy(), best, task="toy")
+
+
+def test_the_choice_that_the_run_names_is_signed_with_the_release(world: ReleaseWorld) -> None:
+    """Its hash and its figures stand in the manifest that both keys sign."""
+    world.release(1)
+    choice = own_choice()
+    write_result(world, "run-1", run_that_names(choice))
+    folder = carries(world, choice, **choice.measures)
+
+    Evaluator(settings_of(world), Judge()).run_once()
+
+    assert (folder / ACCEPTED).exists() and is_countersigned(world.releases_dir, folder)
+    assert read_manifest(folder).files[CHOICE_FILE].sha256 == choice.content_sha256
+    assert read_manifest(folder).measures["adapter_choice_accuracy"] == pytest.approx(0.8)
+
+
+@pytest.mark.parametrize(
+    ("named", "carried", "measures", "words"),
+    [
+        (own_choice(), None, {}, "carries none"),
+        (None, own_choice(), own_choice().measures, "names the adapter's choice none"),
+        (own_choice(), own_choice(clip=2.0), own_choice().measures, "carries"),
+        (own_choice(clip=2.0), own_choice(clip=2.0), own_choice().measures, "clip is 1.0"),
+        (own_choice(), own_choice(), {"adapter_choice_accuracy": 0.99}, "other figures"),
+        (None, None, {"adapter_choice_accuracy": 0.99}, "other figures"),
+    ],
+    ids=["missing", "unnamed", "another", "unfit", "polished", "invented"],
+)
+def test_a_builder_cannot_say_another_choice(
+    world: ReleaseWorld,
+    named: AdapterChoice | None,
+    carried: AdapterChoice | None,
+    measures: dict[str, float],
+    words: str,
+) -> None:
+    """Other than the run's, or one that the run did not follow: refused before any gate runs."""
+    world.release(1)
+    write_result(world, "run-1", run_that_names(named))
+    folder, judge = carries(world, carried, **measures), Judge()
+
+    Evaluator(settings_of(world), judge).run_once()
+
+    assert words in reason(folder) and judge.asked == []
+    assert not is_countersigned(world.releases_dir, folder)
 
 
 def test_files_changed_while_judged_are_not_signed_for(world: ReleaseWorld) -> None:

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from fedge.cli.server import app
 from fedge.config import ServerSettings
-from fedge.errors import AuditConflictError, SettingError
+from fedge.errors import AuditConflictError, SettingError, SignatureError
 from fedge.identity import Identity
-from fedge.privacy.heads import sign_head, verify_witnessed
+from fedge.privacy.heads import sign_head, verify_standing, verify_witnessed
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.merkle import tree_hash
 from fedge.privacy.policy import new_policy
-from fedge.records import AuditBatch, BlockLength, LedgerStanding, SignedHead
+from fedge.records import AuditBatch, BlockLength, LedgerStanding, SignedHead, WitnessedStanding
 from fedge.statefile import StateFile
 from fedge_server.database import Database
 from fedge_server.fleet import Fleet
@@ -32,6 +32,7 @@ from fedge_server.witness import KEY_FILE, open_witness
 
 POLICY = new_policy(epsilon=3.0, delta=1e-5, block=BlockLength(kind="windows", value=4))
 SIZE = 12
+NONCE = "5" * 32
 
 
 @pytest.fixture(scope="module")
@@ -68,9 +69,11 @@ def batch(
 
 
 def standing(centre: Centre, sender: Sender) -> LedgerStanding:
-    answer = centre.client.get(f"/v1/ledgers/{sender.fingerprint}")
+    answer = centre.client.get(f"/v1/ledgers/{sender.fingerprint}/standing/{NONCE}")
     assert answer.status_code == 200
-    return LedgerStanding.from_bytes(answer.content)
+    found = WitnessedStanding.from_bytes(answer.content)
+    verify_standing(found, NONCE, sender.identity.public_key)
+    return found.standing
 
 
 def witnessed_size(centre: Centre, sender: Sender) -> int:
@@ -253,7 +256,9 @@ class TestAnswers:
             found += page.entries
         assert found == chain
 
-    @pytest.mark.parametrize("question", ["", "/entries?from=0", "/entries?from=7"])
+    @pytest.mark.parametrize(
+        "question", [f"/standing/{NONCE}", "/entries?from=0", "/entries?from=7"]
+    )
     def test_a_simulation_hears_the_same(
         self, centre: Centre, chain: list[bytes], question: str
     ) -> None:
@@ -263,10 +268,59 @@ class TestAnswers:
         path = f"/v1/ledgers/{sender.fingerprint}{question}"
 
         answer = centre.client.get(path)
+        witness = open_witness(centre.settings)
 
-        assert read_ledger(Ledgers(centre.database), path) == (answer.status_code, answer.content)
+        assert read_ledger(Ledgers(centre.database), witness, path) == (
+            answer.status_code,
+            answer.content,
+        )
 
-    @pytest.mark.parametrize("path", ["", "/entries?from=0"])
+    def test_an_answer_is_to_one_question(self, centre: Centre, chain: list[bytes]) -> None:
+        """Signed with the question's number: heard earlier, or changed on its way, it is none."""
+        sender = centre.admitted()
+        centre.post(batch(sender, 0, chain, 0, 7))
+        path = f"/v1/ledgers/{sender.fingerprint}/standing"
+        answer = WitnessedStanding.from_bytes(centre.client.get(f"{path}/{NONCE}").content)
+        key = sender.identity.public_key
+        shorter = answer.standing.model_copy(update={"entries": 6})
+        changes: list[dict[str, object]] = [
+            {"standing": shorter},
+            {"nonce": "6" * 32},
+            {"witness": WITNESS.public_key.hex()},
+        ]
+
+        verify_standing(answer, NONCE, key)
+        with pytest.raises(SignatureError, match="another question"):
+            verify_standing(answer, "6" * 32, key)
+        for change in changes:
+            lie = answer.model_copy(update=change)
+            with pytest.raises(SignatureError):
+                verify_standing(lie, lie.nonce, key)
+
+    def test_a_new_key_confirms_what_the_old_one_did(
+        self, centre: Centre, chain: list[bytes]
+    ) -> None:
+        """A coordinator whose key was replaced speaks with one voice; what is stored stays."""
+        sender = centre.admitted()
+        centre.post(batch(sender, 0, chain, 0, 7))
+        ledgers = Ledgers(centre.database)
+
+        answer = ledgers.answer(sender.fingerprint, NONCE, WITNESS)
+
+        assert answer is not None and answer.standing.witnessed is not None
+        verify_standing(answer, NONCE, sender.identity.public_key)
+        verify_witnessed(answer.standing.witnessed, WITNESS.public_key, sender.identity.public_key)
+        (stored,) = ledgers.witnessed(sender.fingerprint)
+        assert stored.witness == open_witness(centre.settings).public_key.hex()
+
+    @pytest.mark.parametrize("nonce", ["", "x" * 32, "5" * 31, "5" * 33])
+    def test_a_question_without_a_number_is_not_answered(self, centre: Centre, nonce: str) -> None:
+        sender = centre.admitted()
+        path = f"/v1/ledgers/{sender.fingerprint}/standing/{nonce}"
+        assert centre.client.get(path).status_code == (400 if nonce else 404)
+        assert read_ledger(Ledgers(centre.database), WITNESS, path)[0] == 404
+
+    @pytest.mark.parametrize("path", [f"/standing/{NONCE}", "/entries?from=0"])
     def test_a_stranger_is_not_told(self, centre: Centre, path: str) -> None:
         assert centre.client.get(f"/v1/ledgers/{'0' * 32}{path}").status_code == 404
 
@@ -293,6 +347,14 @@ class TestKey:
         assert open_witness(settings).public_key == first.public_key
         mode = (settings.data_dir / KEY_FILE).stat().st_mode
         assert stat.S_IMODE(mode) == 0o600
+
+    def test_shown_to_whoever_sets_gateways_up(self, tmp_path: Path) -> None:
+        """Before anything else ran, and the same that the coordinator then signs with."""
+        settings = server_settings(tmp_path)
+        (tmp_path / "server.toml").write_text('data_dir = "."\npolicy = "policy.toml"\n')
+        shown = CliRunner().invoke(app, ["witness", "--config", str(tmp_path / "server.toml")])
+        assert shown.exit_code == 0
+        assert shown.stdout.split() == [open_witness(settings).public_key.hex()]
 
     def test_one_that_is_named_is_never_made(self, tmp_path: Path) -> None:
         """A key that settings name and that is missing is an error, not a new witness."""

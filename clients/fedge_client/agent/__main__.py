@@ -11,6 +11,7 @@ from fedge_client.agent.lean import become_lean, give_way
 
 
 def main() -> int:
+    """Run the agent until it is told to end; answers the exit status. It dies with its parent."""
     die_with_parent()
     become_lean()
     give_way()

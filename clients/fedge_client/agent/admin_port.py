@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 from fedge.errors import FedgeError, RecordError, SettingError
 from fedge_client.peers import Peer
+from fedge_client.sockets import bind_local, close_local
 
 log = logging.getLogger(__name__)
 
@@ -63,28 +63,22 @@ class AdminPort:
     Args:
         path: the socket; a file left there by a killed agent is replaced.
         commands: what may be asked, by name.
+
+    Raises:
+        SettingError: the socket cannot be made there.
     """
 
     def __init__(self, path: Path, commands: Mapping[str, Command]) -> None:
-        path.unlink(missing_ok=True)
         self._path, self._commands = path, commands
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o177)
-        try:
-            self._socket.bind(str(path))
-        finally:
-            os.umask(mask)
+        self._socket = bind_local(path)
         self._socket.listen(MAX_CONNECTIONS)
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
         self._thread = threading.Thread(target=self._serve, name="admin-port", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
-        # `close` alone would leave the thread waiting in `accept`.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._path.unlink(missing_ok=True)
+        """Take no more connections and remove the socket; waits up to 5 s for its thread."""
+        close_local(self._socket, self._path)
         self._thread.join(timeout=5)
 
     def _serve(self) -> None:

@@ -47,6 +47,7 @@ from fedge_client.agent.spool import Spool
 from fedge_client.agent.standing import Standing
 from fedge_client.agent.telemetry import open_telemetry
 from fedge_client.agent.training import StartTrainer, TrainingDesk
+from fedge_client.agent.trusted_witness import TrustedWitness
 from fedge_client.agent.watch import Watcher
 from fedge_client.agent.window_clock import WindowClock
 from fedge_client.agent.window_report import WindowReporter
@@ -202,13 +203,16 @@ class Agent:
 
     def _open_line(self, identity: Identity, labels: LabelReporter) -> None:
         """The way to the coordinator, and what it confirmed."""
+        self.witness = TrustedWitness(self.state, self.settings.witness_key)
         self.standing = Standing(
             self.state,
             self.ledger,
             gateway=identity.fingerprint,
             public_key=identity.public_key,
+            witness=self.witness,
             recover=self._recoverer(labels),
             greeted=self._greeted,
+            clock=self._ports.steady,
         )
         self.sender = Sender(
             self.spool,
@@ -393,6 +397,8 @@ class Agent:
             "unfinished_erasures": self.eraser.unfinished,
             "ledger_entries_sent": self.audit.next_seq,
             "ledger_standing": self.standing.detail,
+            "witness_key": self.witness.key,
+            "refused_witness_key": self.witness.refused,
             "training": bool(self.desk.reading),
             "local_drift": None if self.local is None else self.local.facts(),
         }
@@ -411,4 +417,5 @@ class Agent:
         self.telemetry.close()
         self.desk.close()
         self.watcher.close()
+        self.sender.last_look()
         self.state.close()

@@ -7,9 +7,7 @@ trainer started here would otherwise end with the thread that started it.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -19,6 +17,7 @@ from fedge.errors import FedgeError, ParticipationRefusedError, RecordError
 from fedge.records import RoundRequest
 from fedge_client.frames import AgentAnswer, read_request, write_answer
 from fedge_client.peers import Peer
+from fedge_client.sockets import OWNER_AND_GROUP, bind_local, close_local
 
 log = logging.getLogger(__name__)
 
@@ -54,17 +53,14 @@ class CourierPort:
     Args:
         path: the socket; a file left there by a killed agent is replaced.
         answer: takes a request and its arrays, gives a sealed envelope.
+
+    Raises:
+        SettingError: the socket cannot be made there.
     """
 
     def __init__(self, path: Path, answer: Answer) -> None:
-        path.unlink(missing_ok=True)
         self._path, self._answer = path, answer
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        mask = os.umask(0o117)
-        try:
-            self._socket.bind(str(path))
-        finally:
-            os.umask(mask)
+        self._socket = bind_local(path, OWNER_AND_GROUP)
         self._group = path.stat().st_gid
         self._socket.listen(4)
         self._stopping = False
@@ -72,12 +68,9 @@ class CourierPort:
         self._thread.start()
 
     def close(self) -> None:
+        """Take no more connections and remove the socket; one that is being answered goes on."""
         self._stopping = True
-        # `close` alone would leave the thread waiting in `accept`.
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
-        self._path.unlink(missing_ok=True)
+        close_local(self._socket, self._path)
 
     def _serve(self) -> None:
         while not self._stopping:

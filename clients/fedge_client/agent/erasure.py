@@ -268,6 +268,7 @@ def admin_commands(eraser: Eraser) -> dict[str, Command]:
     """The commands `erase` and `withdraw` of the agent's admin socket."""
 
     def erase(request: dict[str, Any]) -> dict[str, Any]:
+        """See `Eraser.erase`; of `record_ids` (texts) and `subject` one is given."""
         return asdict(
             eraser.erase(
                 record_ids=_texts(request, "record_ids") if "record_ids" in request else (),

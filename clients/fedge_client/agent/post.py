@@ -22,6 +22,7 @@ from fedge.identity import Envelope
 from fedge.records import Receipt
 
 CONNECT_S = 3.0
+SOON_S = 1.0
 MAX_ANSWER_BYTES = 4096
 """A receipt has a tenth of this; of an answer to an envelope no more than this is read."""
 
@@ -93,8 +94,8 @@ class HttpPost:
     def __init__(self, base_url: str, *, timeout_s: float = 10.0) -> None:
         self._base = base_url.rstrip("/")
         self._url = self._base + "/v1/envelopes"
-        timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
-        self._pool = urllib3.PoolManager(num_pools=1, timeout=timeout, retries=False)
+        self._timeout = urllib3.Timeout(connect=min(timeout_s, CONNECT_S), read=timeout_s)
+        self._pool = urllib3.PoolManager(num_pools=1, timeout=self._timeout, retries=False)
         self._lines = _Lines()
         self._pool.pool_classes_by_scheme = dict(self._lines.pools)
 
@@ -122,9 +123,20 @@ class HttpPost:
         Raises:
             OutboundError: nobody answers, or an answer of 200 is longer than `max_bytes`.
         """
+        return self._get(path, max_bytes, self._timeout)
+
+    def get_soon(self, path: str, max_bytes: int) -> tuple[int, bytes]:
+        """As `get`, for one who cannot wait: `SOON_S` for a connection, and for the next bytes.
+
+        Raises:
+            OutboundError: as `get`.
+        """
+        return self._get(path, max_bytes, urllib3.Timeout(connect=SOON_S, read=SOON_S))
+
+    def _get(self, path: str, max_bytes: int, timeout: urllib3.Timeout) -> tuple[int, bytes]:
         url = self._base + path
         try:
-            answer = self._pool.request("GET", url, preload_content=False)
+            answer = self._pool.request("GET", url, preload_content=False, timeout=timeout)
             body = _read(answer, max_bytes)
         except urllib3.exceptions.HTTPError as error:
             raise OutboundError(f"cannot reach {url}: {error}") from error

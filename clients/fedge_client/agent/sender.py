@@ -16,8 +16,8 @@ from collections.abc import Callable
 from typing import Literal
 
 from fedge.breaker import CircuitBreaker
-from fedge.errors import OutboundError
-from fedge_client.agent.post import HttpPost, Post
+from fedge.errors import OutboundError, StateError
+from fedge_client.agent.post import Get, HttpPost, Post
 from fedge_client.agent.spool import CONTENT_KINDS, Spool, Spooled
 from fedge_client.agent.standing import Standing
 
@@ -103,6 +103,8 @@ class Sender:
                 if self._clock() > end:
                     return 0.0
         self._failures = 0
+        if self._standing.confirm_due:
+            self._confirm(self._post.get)  # whatever comes of it delays nothing
         return self._interval_s
 
     def greet(self) -> bool:
@@ -121,6 +123,29 @@ class Sender:
             return False
         self.breaker.succeeded()
         return True
+
+    def last_look(self) -> None:
+        """Before an orderly end: fetch what the coordinator confirmed since it was last asked.
+
+        For whoever exports the ledger of a gateway that does not run. Takes a moment at most.
+        """
+        if self._standing.unconfirmed:
+            soon = self._post.get_soon if isinstance(self._post, HttpPost) else self._post.get
+            self._confirm(soon)
+
+    def _confirm(self, get: Get) -> None:
+        if self.breaker.wait_s > 0:
+            return
+        try:
+            self.breaker.check()
+            self._standing.confirm(get)
+        except OutboundError as error:
+            log.info("what the coordinator confirmed is not known: %s", error)
+            self.breaker.failed()
+            return
+        except StateError as error:
+            log.warning("what the coordinator confirmed could not be kept: %s", error)
+        self.breaker.succeeded()
 
     def stop(self) -> None:
         """End a `push` in another thread: no call is begun, one under way is cut off.
@@ -141,12 +166,15 @@ class Sender:
         return batch
 
     def _in_order(self, batch: list[Spooled]) -> list[Spooled]:
-        """`batch` without ledger entries that must wait.
+        """`batch` without what must wait.
 
-        None overtakes one that was passed over: entries beyond a hole at the coordinator would
-        contradict the ledger of a gateway that is recovered up to the hole. Out of step, all of
-        them would be refused one by one.
+        No ledger entry overtakes one that was passed over: entries beyond a hole at the
+        coordinator would contradict the ledger of a gateway that is recovered up to the hole. Out
+        of step, all of them would be refused one by one. What another witness acknowledges may
+        have reached nobody: to it go statuses alone, of which the next makes up for each.
         """
+        if self._standing.foreign:
+            return [item for item in batch if item.kind == "status"]
         if self._standing.state == "out-of-step":
             return [item for item in batch if item.kind != "audit"]
         held = self._held_audit

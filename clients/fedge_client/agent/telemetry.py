@@ -157,6 +157,7 @@ def _guarded(exporter: type[Any], what: str) -> type[Any]:
 
     class Guarded(exporter):  # type: ignore[misc]
         def export(self, *args: Any, **options: Any) -> Any:
+            """See the exporter's own; while the breaker is open nothing is sent."""
             try:
                 breaker.check()
             except OutboundError:
@@ -170,6 +171,7 @@ def _guarded(exporter: type[Any], what: str) -> type[Any]:
 
         @staticmethod
         def failure() -> Any:
+            """What the SDK calls a failed export, of metrics or of traces."""
             if what == "metrics":
                 from opentelemetry.sdk.metrics.export import MetricExportResult
 
@@ -190,6 +192,7 @@ class _Latest:
         self._value: GatewayStatus | None = None
 
     def get(self) -> GatewayStatus | None:
+        """The snapshot, asked for again where it is older than allowed; None where that failed."""
         now = time.monotonic()
         if now - self._at > self._max_age_s:
             try:

@@ -42,6 +42,7 @@ from fedge.records import (
 )
 from fedge_client.agent.egress import EgressGate
 from fedge_client.agent.held import Held
+from fedge_client.agent.plan_fit import PlanFit
 from fedge_client.agent.spool import Spool
 from fedge_client.agent.standing import NOT_IN_STEP
 
@@ -117,6 +118,7 @@ class TrainingDesk:
         self._in_step, self._secured = in_step, secured
         self._start_trainer = start_trainer
         self._run_id = ""
+        self._fit = PlanFit()
         self._trainer: Trainer | None = None
         self._payload: Held[tuple[EnvelopeKind, bytes]] = Held()
         self._reading: tuple[int, ...] = ()
@@ -238,6 +240,7 @@ class TrainingDesk:
             raise ParticipationRefusedError("arrays-do-not-fit")
         if not np.isfinite(np.frombuffer(arrays, dtype="<f4")).all():
             raise ParticipationRefusedError("arrays-not-finite")
+        self._fit.check(plan, serving.sha256, serving.folder)
         return serving
 
     def _reserve(self, spec: RunSpec) -> Reservation:

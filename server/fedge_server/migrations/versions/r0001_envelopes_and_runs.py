@@ -12,6 +12,7 @@ _row_number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    """Make the tables of gateways, envelopes, runs and their states; nothing is there before."""
     op.create_table(
         "gateways",
         sa.Column("fingerprint", sa.String(32), nullable=False),

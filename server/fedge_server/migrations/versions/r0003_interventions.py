@@ -10,6 +10,7 @@ _row_number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    """Make the table: an episode asks for each action once."""
     op.create_table(
         "interventions",
         sa.Column("number", _row_number, nullable=False, autoincrement=True),

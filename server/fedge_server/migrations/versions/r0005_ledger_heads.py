@@ -10,6 +10,7 @@ _row_number = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
+    """Make the tables: a ledger has one head of each size; refusals are kept in their order."""
     op.create_table(
         "ledger_heads",
         sa.Column("gateway", sa.String(32), nullable=False),
