@@ -6,6 +6,7 @@ fsync the folder. A reader never sees half a file. Standard library alone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from pathlib import Path
@@ -18,7 +19,7 @@ def write_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
         mode: of the file, less the process's umask. The file never had a wider one.
 
     Raises:
-        OSError: the disk refused; what was at `path` before is untouched.
+        OSError: `path` names a folder, or the disk refused; what was there before is untouched.
     """
     part = _part_of(path)
     try:
@@ -57,6 +58,8 @@ def create_file(path: Path, data: bytes, *, mode: int = 0o666) -> None:
 
 
 def _part_of(path: Path) -> Path:
+    if path.name in ("", ".."):  # the folder one is in, the root, the one above: never a file
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     return path.with_name(f".{path.name}.part")
 
 

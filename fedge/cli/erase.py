@@ -102,6 +102,7 @@ class _Answers:
         return sum(asked - total["foreign"] for total in self._models.values())
 
     def show(self, done: str, as_json: bool) -> None:
+        """Print how many records were `done` (a participle), in all, or as JSON by model."""
         records = sum(total["records"] for total in self._models.values())
         if as_json:
             models = {

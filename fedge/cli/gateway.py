@@ -29,6 +29,9 @@ def init(
     policy: Annotated[Path, typer.Option(help="The privacy policy (fedge policy new).")],
     root: Annotated[Path, typer.Option(help="The release repository's trusted root.json.")],
     coordinator: Annotated[str, typer.Option(help="URL of the coordinator.")],
+    witness_key: Annotated[
+        str | None, typer.Option(help="The coordinator's key (fedge server witness).")
+    ] = None,
     superlink: Annotated[str, typer.Option(help="host:port of the SuperLink; empty: none.")] = "",
     port: Annotated[int, typer.Option(help="Inference port; 0 takes a free one.")] = 8080,
     task: Annotated[str, typer.Option(help="The task whose models are served.")] = "digits",
@@ -42,6 +45,7 @@ def init(
         policy=policy,
         root=root,
         coordinator=coordinator,
+        witness_key=witness_key,
         superlink=superlink,
         port=port,
         settings={"task": task, "family": family or task},
@@ -144,8 +148,17 @@ def _rows(model: Mapping[str, Any]) -> dict[str, object]:
         "windows closed": agent.get("windows"),
         "observations dropped": agent.get("dropped_observations"),
         "waiting to be sent": agent.get("spool_depth"),
+        "ledger": _ledger(agent),
         "local alarms": _alarms((agent.get("local") or {}).get("local_drift")),
     }
+
+
+def _ledger(agent: Mapping[str, Any]) -> str | None:
+    """Whether the coordinator confirmed the ledger, and why not; None where nobody answers."""
+    standing = agent.get("ledger_standing")
+    if standing is None or standing == "in-step":
+        return standing
+    return f"{standing}: {agent['local']['ledger_standing']}"
 
 
 def _alarms(local: Mapping[str, Any] | None) -> str | None:

@@ -11,9 +11,10 @@ import typer
 from fedge.config import GatewaySettings, ServerSettings, TrainingSettings
 from fedge.errors import SettingError
 from fedge.identity import Identity
+from fedge.learning.chosen import ChosenTraining, chosen_training
 from fedge.learning.planning import plan_training
-from fedge.privacy.policy import read_policy
-from fedge.records import PrivacyPolicy, TrainingPlan
+from fedge.privacy.approval import read_policy_and_approval
+from fedge.records import AdapterChoice, PrivacyPolicy, TrainingPlan
 from fedge.review.budget import block_budgets, worst_first
 from fedge.review.prices import BlockPrice, price_run, runs_in_fresh_block
 from fedge.review.source import BundleSource
@@ -53,6 +54,8 @@ class PlannedRun:
     Attributes:
         gateways: how many would evaluate it.
         fresh: how many such runs a block carries that opens now.
+        chosen: what decided the adapter, in words.
+        choice: the record that did; None where none is named, or only the centre knows.
     """
 
     plan: TrainingPlan
@@ -60,6 +63,8 @@ class PlannedRun:
     prices: tuple[BlockPrice, ...]
     gateways: int
     fresh: int
+    chosen: str
+    choice: AdapterChoice | None
 
 
 def open_ledgers(gateway: Path | None, server: Path | None) -> Ledgers:
@@ -83,22 +88,27 @@ def open_plan(gateway: Path | None, server: Path | None) -> PlannedRun:
     """What the next run would cost; see `fedge ledger plan`.
 
     Raises:
-        SettingError, StateError: as `open_ledgers`; or the settings leave nothing for training.
+        SettingError, StateError: as `open_ledgers`; or the settings leave nothing for training, or
+            the policy is not the one that was approved.
+        ChoiceError: the recorded choice of the adapter does not apply.
     """
     if gateway is None and server is None:
         gateway, server = _here()
     settings = None if server is None else ServerSettings.load(_file(server, SERVER_FILE))
     if gateway is not None:
         file = _file(gateway, GATEWAY_FILE)
-        policy = read_policy(GatewaySettings.load(file).state_dir / "policy.toml")
+        own = GatewaySettings.load(file)
+        policy, _ = read_policy_and_approval(own.state_dir / "policy.toml", own.policy_reviewers)
         source = _of_gateway(file).source
     else:
         assert settings is not None
-        policy = read_policy(settings.policy)
+        policy, _ = read_policy_and_approval(settings.policy)
         source = _of_server(_file(server or Path(), SERVER_FILE)).source
-    training = TrainingSettings() if settings is None else settings.training
+    chosen = ChosenTraining(settings=TrainingSettings(), choice=None)
+    if settings is not None:
+        chosen = chosen_training(settings.training, policy, settings.task)
     # The length of the adapter's vector changes no charge.
-    planned = plan_training(policy, training, dimension=1)
+    planned = plan_training(policy, chosen.settings, dimension=1)
     budgets = worst_first(b for one in source.gateways for b in block_budgets(one))
     return PlannedRun(
         plan=planned,
@@ -106,6 +116,8 @@ def open_plan(gateway: Path | None, server: Path | None) -> PlannedRun:
         prices=price_run(budgets, planned.events),
         gateways=max(1, len(source.gateways)),
         fresh=runs_in_fresh_block(policy, planned.events),
+        chosen="the centre's settings say" if settings is None else chosen.described,
+        choice=chosen.choice,
     )
 
 

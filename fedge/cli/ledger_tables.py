@@ -1,4 +1,8 @@
-"""How `fedge ledger` shows what it found: tables for people, objects for programs."""
+"""How `fedge ledger` shows what it found: tables for people, objects for programs.
+
+Names and texts come from bundles, ledgers and databases, and anybody may have written those: people
+get them without markup, with whatever steers a terminal spelt out.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from fedge.privacy.rdp import NANO
 from fedge.records import SignedHead
 from fedge.review.budget import BlockBudget
+from fedge.texts import escaped
 
 if TYPE_CHECKING:
     from fedge.cli.ledger_sources import Ledgers, PlannedRun
@@ -35,7 +41,7 @@ def show_budgets(found: Ledgers, budgets: Sequence[BlockBudget], entries: int) -
     heads = ("gateway", "block", "cap", "monitor", "retrain", "left", "epsilon", "runs")
     table = _table(heads, right=range(1, 8))
     for budget in budgets[:MOST_BLOCKS]:
-        table.add_row(*_cells(budget), style=_style(budget))
+        _add_row(table, _cells(budget), _style(budget))
     console.print(table)
     if len(budgets) > MOST_BLOCKS:
         console.print(f"{len(budgets) - MOST_BLOCKS} more blocks; --json shows all")
@@ -49,7 +55,7 @@ def show_budgets(found: Ledgers, budgets: Sequence[BlockBudget], entries: int) -
         _show_entries(console, one, entries)
     for lag in found.lags:
         if lag.lags:
-            console.print(f"{lag.name}: {lag.describe()}", style="yellow", highlight=False)
+            _say(console, f"{lag.name}: {lag.describe()}", "yellow")
 
 
 def _cells(budget: BlockBudget) -> tuple[str, ...]:
@@ -75,10 +81,11 @@ def _show_entries(console: Console, ledger: GatewayLedger, entries: int) -> None
     head = _largest(ledger)
     signed = "no head is signed" if head is None else f"root {head.root[:16]} at {head.size}"
     count = len(ledger.entries)
-    console.print(f"\n{ledger.name} {ledger.gateway}: {count} entries, {signed}", highlight=False)
+    console.print()
+    many = counted(count, "entry", "entries")
+    _say(console, f"{ledger.name} {ledger.gateway}: {many}, {signed}")
     for entry in _latest(ledger, entries):
-        at = datetime.fromtimestamp(entry["at"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-        console.print(f"  {entry['seq']:>6}  {at}  {_entry_words(entry)}", highlight=False)
+        _say(console, f"  {entry['seq']:>6}  {_moment(entry['at'])}  {_entry_words(entry)}")
 
 
 def _entry_words(entry: dict[str, Any]) -> str:
@@ -155,6 +162,7 @@ def show_plan(found: PlannedRun) -> None:
         f"{plan.divisor} planned records a gateway.",
         highlight=False,
     )
+    _say(console, f"What chose the adapter: {found.chosen}.")
     smallest = plan.smallest_detectable(found.gateways)
     share = smallest / (plan.divisor * found.gateways)
     console.print(
@@ -166,7 +174,7 @@ def show_plan(found: PlannedRun) -> None:
     table = _table(heads, right=range(1, 7))
     for price in found.prices[:MOST_BLOCKS]:
         budget = price.budget
-        table.add_row(
+        cells = (
             budget.name,
             str(budget.block),
             _rdp(budget.remaining_nano),
@@ -174,8 +182,8 @@ def show_plan(found: PlannedRun) -> None:
             _rdp(price.left_nano) if price.fits else "too little",
             f"{price.epsilon_after:.3f} of {budget.epsilon_cap:g}",
             str(price.fits),
-            style="" if price.fits else "yellow",
         )
+        _add_row(table, cells, "" if price.fits else "yellow")
     console.print(table)
     console.print(
         f"Runs like this that a block carries which opens now: {found.fresh}. Nothing was spent.",
@@ -187,6 +195,7 @@ def plan_json(found: PlannedRun) -> dict[str, Any]:
     """Everything that `plan` knows; amounts in nano-RDP."""
     return {
         "plan": found.plan.model_dump(mode="json"),
+        "choice": None if found.choice is None else found.choice.summary(),
         "noise_multiplier": (found.plan.sigma2 / found.plan.sensitivity2) ** 0.5,
         "smallest_detectable": found.plan.smallest_detectable(found.gateways),
         "gateways": found.gateways,
@@ -215,16 +224,15 @@ def show_verdict(verdict: Verdict) -> None:
     console = Console(soft_wrap=True)
     if not verdict.accepted:
         first = str(verdict.deviations[0]) if verdict.deviations else "it cannot be taken apart"
-        console.print(f"REJECTED: {first}", style="bold red", highlight=False, markup=False)
+        _say(console, f"REJECTED: {first}", "bold red")
         more = len(verdict.deviations) - 1
         if more > 0:
-            console.print(f"{more} more deviations; --json shows them", highlight=False)
+            _say(console, f"{counted(more, 'more deviation')}; --json shows all")
         return
-    console.print(_accepted(verdict), style="bold green", highlight=False, markup=False)
+    _say(console, _accepted(verdict), "bold green")
     for finding in sorted(verdict.findings, key=lambda one: not one.unproven):
         weight = "unproven" if finding.unproven else "note"
-        style = "yellow" if finding.unproven else ""
-        console.print(f"{weight}: {finding}", style=style, highlight=False, markup=False)
+        _say(console, f"{weight}: {finding}", "yellow" if finding.unproven else "")
 
 
 def _accepted(verdict: Verdict) -> str:
@@ -234,12 +242,39 @@ def _accepted(verdict: Verdict) -> str:
     worst = max((block.epsilon for block in blocks), default=0.0)
     cap = max((block.epsilon_cap for block in blocks), default=0.0)
     proven = "proven" if verdict.proven else "accepted, but the guarantee is unproven"
-    if verdict.proven and sum(one.kind == "unpinned" for one in verdict.findings) == _KEYS:
-        proven = "proven, if the keys in it are the right ones"
+    if verdict.proven and not verdict.pinned:
+        none = sum(one.kind == "unpinned" for one in verdict.findings) == _KEYS
+        which = "in it" if none else "that were not given"
+        proven = f"proven, if the keys {which} are the right ones"
+    as_of = None if verdict.facts is None else verdict.facts.as_of
+    since = "as of no signed time" if as_of is None else f"as of {_moment(as_of)} UTC"
     return (
-        f"{proven}: {len(gateways)} gateways, {entries} entries, worst block epsilon {worst:.3f} "
-        f"of {cap:g}"
+        f"{proven}, {since}: {counted(len(gateways), 'gateway')}, "
+        f"{counted(entries, 'entry', 'entries')}, worst block epsilon {worst:.3f} of {cap:g}"
     )
+
+
+# --- lines ------------------------------------------------------------------------------
+
+
+def counted(number: int, one: str, many: str = "") -> str:
+    """A number and its noun, whose plural ends in s unless given."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def _moment(at: float) -> str:
+    try:
+        return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%d %H:%M:%S")
+    except (OverflowError, OSError, ValueError):
+        return f"at {at:g} s"  # before year 1, or after 9999: some gateway's clock, or its word
+
+
+def _say(console: Console, text: str, style: str = "") -> None:
+    console.print(Text(escaped(text), style=style), highlight=False)
+
+
+def _add_row(table: Table, cells: Sequence[str], style: str) -> None:
+    table.add_row(*(Text(escaped(cell)) for cell in cells), style=style)
 
 
 def _rdp(nano: int) -> str:

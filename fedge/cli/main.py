@@ -13,6 +13,7 @@ import typer
 
 from fedge.cli import demo, drift, gateway, ledger, policy, server
 from fedge.errors import FedgeError
+from fedge.texts import escaped
 
 EXIT_FAILED, EXIT_INTERRUPTED = 1, 130
 
@@ -36,7 +37,8 @@ def main() -> None:
     try:
         app()
     except FedgeError as error:
-        print(f"fedge: {error}", file=sys.stderr)
+        # It may quote what a file or a bundle holds.
+        print(f"fedge: {escaped(error, keep=chr(10))}", file=sys.stderr)
         sys.exit(EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

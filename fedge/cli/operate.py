@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from fedge.config import GatewaySettings
+from fedge.texts import escaped
 
 Config = Annotated[Path, typer.Option("--config", help="The gateway's settings file.")]
 CONFIG = Path("gateway.toml")
@@ -27,6 +28,7 @@ def doctor(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fedge_client.doctor import examine
 
@@ -37,9 +39,11 @@ def doctor(
         table = Table(box=None, pad_edge=False, show_header=False)
         for finding in findings:
             colour = COLOURS[finding.level]
-            table.add_row(f"[{colour}]{finding.level}[/]", finding.check, finding.detail)
+            # Details quote files and approvals: no markup is taken from there.
+            detail, todo = Text(escaped(finding.detail)), Text(escaped(f"-> {finding.todo}"))
+            table.add_row(f"[{colour}]{finding.level}[/]", finding.check, detail)
             if finding.todo:
-                table.add_row("", "", f"-> {finding.todo}")
+                table.add_row("", "", todo)
         Console().print(table)
         counts = Counter(str(finding.level) for finding in findings)
         typer.echo(", ".join(f"{counts[level]} {level}" for level in COLOURS if counts[level]))

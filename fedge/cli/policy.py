@@ -1,30 +1,43 @@
-"""`fedge policy`: the privacy policy that a gateway's owner sets, and who allowed it."""
+"""`fedge policy`: the privacy policy that a gateway's owner sets, and who allowed it.
+
+Exit status: 0 done, 1 refused (the message says why; nothing was written), 2 wrong usage.
+"""
 
 from __future__ import annotations
 
 import getpass
+import json
 import time
-from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fedge.errors import SettingError
+from fedge.cli.policy_words import day_of, describe
+from fedge.errors import RecordError, SettingError
 from fedge.identity import Identity
-from fedge.privacy.approval import approve, read_policy_and_approval, write_approval
-from fedge.privacy.policy import label_event, new_policy, read_policy, write_policy
+from fedge.privacy.approval import (
+    approval_path,
+    approve,
+    read_policy_and_approval,
+    write_approval,
+)
+from fedge.privacy.policy import (
+    LONGEST_BLOCK,
+    new_policy,
+    read_policy,
+    write_policy,
+)
 from fedge.privacy.quotas import EVERY_TASK
-from fedge.privacy.rdp import NANO, cap_nano, telemetry_nano
+from fedge.privacy.rdp import cap_nano, telemetry_nano
 from fedge.records import (
-    PUBLIC_BY_DESIGN,
     BlockLength,
     PolicyApproval,
     PrivacyPolicy,
     Quota,
-    canonical,
 )
+from fedge.texts import escaped
 
 app = typer.Typer(
     help="Make, sign and show privacy policies. To change a gateway's policy, make and sign a new "
@@ -33,12 +46,18 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-RUNS_SHOWN = (1, 2, 4)
+BLOCK_S = 86_400
+"""Length of a block unless another one is given."""
 
+PolicyFile = Annotated[
+    Path, typer.Argument(help="A policy file (TOML).", dir_okay=False, readable=False)
+]
 Reviewer = Annotated[str, typer.Option(help="Who allows it; the login name if empty.")]
 KeyFile = Annotated[
     Path | None,
-    typer.Option(help="The reviewer's private key; made where there is none [reviewer.pem]."),
+    typer.Option(
+        help="The reviewer's private key; made where there is none (reviewer.pem).", readable=False
+    ),
 ]
 
 
@@ -51,11 +70,21 @@ class Unit(Enum):
 
 @app.command("new")
 def new(
-    path: Annotated[Path, typer.Argument(help="The policy file to write (TOML).")],
+    path: PolicyFile,
     epsilon: Annotated[float, typer.Option(help="Bound per block.")] = 3.0,
     delta: Annotated[float, typer.Option(help="Bound per block.")] = 1e-5,
-    block_windows: Annotated[int, typer.Option(help="Block length in full windows.")] = 0,
-    block_seconds: Annotated[int, typer.Option(help="Block length in seconds.")] = 86_400,
+    block_windows: Annotated[
+        int | None,
+        typer.Option(help="Block length in full windows.", min=1, max=LONGEST_BLOCK["windows"]),
+    ] = None,
+    block_seconds: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Block length in seconds; {BLOCK_S} where neither length is given.",
+            min=1,
+            max=LONGEST_BLOCK["seconds"],
+        ),
+    ] = None,
     telemetry_rho: Annotated[
         float | None, typer.Option(help="zCDP share that monitoring reserves; computed if unset.")
     ] = None,
@@ -77,13 +106,15 @@ def new(
     reviewer: Reviewer = "",
     reason: Annotated[str, typer.Option(help="Why it is allowed.")] = "first policy",
     key: KeyFile = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace a policy and its approval that are there.")
+    ] = False,
 ) -> None:
-    """Compute the order alpha* for a bound, write the policy and sign it."""
-    block = (
-        BlockLength(kind="windows", value=block_windows)
-        if block_windows > 0
-        else _seconds(block_seconds)
-    )
+    """Compute the order alpha* for a bound, write the policy and sign it.
+
+    Exit status 0 written and signed, 1 refused and nothing written, 2 wrong usage.
+    """
+    block = _block(block_windows, block_seconds)
     policy = new_policy(
         epsilon=epsilon,
         delta=delta,
@@ -95,34 +126,47 @@ def new(
         quotas=[_quota(text) for text in quota or ()],
         public=public or (),
     )
+    replaced = _in_the_way(path)
+    if replaced and not force:
+        raise SettingError(f"{' and '.join(replaced)} would be replaced: give --force")
     approval = _approved(policy, path, reviewer, reason, key)
+    if replaced:
+        typer.echo(f"fedge: replacing {' and '.join(replaced)}", err=True)
     write_policy(policy, path)
     write_approval(approval, path)
-    typer.echo(_describe(policy, approval))
+    typer.echo(describe(policy, approval))
 
 
 @app.command("sign")
 def sign(
-    path: Annotated[Path, typer.Argument(help="A policy file.")],
+    path: PolicyFile,
     reason: Annotated[str, typer.Option(help="Why it is allowed.")],
     reviewer: Reviewer = "",
     key: KeyFile = None,
 ) -> None:
-    """Allow a policy as it stands: write the approval beside it, signed with your own key."""
+    """Allow a policy as it stands: write the approval beside it, signed with your own key.
+
+    Exit status 0 signed, 1 not, 2 wrong usage. An approval that is there is replaced, and named.
+    """
     policy = read_policy(path)
+    if (approval := approval_path(path)).exists():
+        typer.echo(f"fedge: replacing {_signature_at(approval)}", err=True)
     written = write_approval(_approved(policy, path, reviewer, reason, key), path)
     typer.echo(f"signed: {written}")
 
 
 @app.command("show")
 def show(
-    path: Annotated[Path, typer.Argument(help="A policy file.")],
+    path: PolicyFile,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
 ) -> None:
-    """Print a policy and its approval in words. Exit status 1 where the approval does not fit."""
+    """Print a policy and its approval in words.
+
+    Exit status 0 shown, 1 where it cannot be read or the approval does not fit, 2 wrong usage.
+    """
     policy, approval = read_policy_and_approval(path)
     if not as_json:
-        typer.echo(_describe(policy, approval))
+        typer.echo(describe(policy, approval))
         return
     facts: dict[str, Any] = {
         **policy.model_dump(mode="json"),
@@ -131,7 +175,32 @@ def show(
         "telemetry_nano": telemetry_nano(policy),
         "approval": None if approval is None else approval.model_dump(mode="json"),
     }
-    typer.echo(canonical(facts).decode())
+    typer.echo(json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False))
+
+
+# --- files ----------------------------------------------------------------------------
+
+
+def _in_the_way(path: Path) -> list[str]:
+    """What writing a new policy to `path` would replace, in words."""
+    found, approval = [], approval_path(path)
+    try:
+        if path.exists():
+            found.append(f"the policy {path}")
+        if approval.exists():
+            found.append(f"{_signature_at(approval)} (it would no longer fit)")
+    except OSError as error:
+        raise SettingError(f"cannot look at {path}: {error}") from error
+    return found
+
+
+def _signature_at(path: Path) -> str:
+    """An approval in words, whatever lies there."""
+    try:
+        approval = PolicyApproval.from_bytes(path.read_bytes())
+    except (OSError, RecordError):
+        return f"{path} (no approval that can be read)"
+    return f"the approval {path} by {escaped(approval.reviewer)} of {day_of(approval)}"
 
 
 # --- signing --------------------------------------------------------------------------
@@ -161,10 +230,12 @@ def _login() -> str:
         raise SettingError("nobody is logged in here; name the reviewer with --reviewer") from error
 
 
-def _seconds(value: int) -> BlockLength:
-    if value <= 0:
-        raise SettingError(f"a block of {value} seconds holds nothing")
-    return BlockLength(kind="seconds", value=value)
+def _block(windows: int | None, seconds: int | None) -> BlockLength:
+    if windows is not None and seconds is not None:
+        raise typer.BadParameter("choose one of --block-windows and --block-seconds")
+    if windows is not None:
+        return BlockLength(kind="windows", value=windows)
+    return BlockLength(kind="seconds", value=BLOCK_S if seconds is None else seconds)
 
 
 def _quota(text: str) -> Quota:
@@ -180,76 +251,3 @@ def _quota(text: str) -> Quota:
             f"{text!r} is no quota; write PURPOSE[:TASK]=SHARE, such as training:digits=0.5, with "
             "the purpose training, evaluation, features or labels and a share above 0, at most 1"
         ) from error
-
-
-# --- words ----------------------------------------------------------------------------
-
-
-def _describe(policy: PrivacyPolicy, approval: PolicyApproval | None) -> str:
-    lines = [
-        _bound(policy),
-        _filter(policy),
-        *_labels(policy),
-        *(
-            f"At most {quota.share:.0%} of it go to {quota.purpose}"
-            + ("." if quota.task == EVERY_TASK else f" of {quota.task}.")
-            for quota in policy.quotas
-        ),
-        "Not protected: " + ", ".join((*PUBLIC_BY_DESIGN, *policy.public)) + ".",
-        _signed(approval),
-    ]
-    return "\n".join(lines)
-
-
-def _bound(policy: PrivacyPolicy) -> str:
-    whose = "One record"
-    if policy.unit == "subject":
-        whose = f"One subject, of which {policy.max_records} records count in a block"
-    return (
-        f"{whose}, one bound: everything ever released about a block of {policy.block.value} "
-        f"{policy.block.kind} stays under epsilon {policy.epsilon:g} at delta {policy.delta:g} "
-        f"({policy.adjacency} adjacency)."
-    )
-
-
-def _filter(policy: PrivacyPolicy) -> str:
-    cap, telemetry = cap_nano(policy), telemetry_nano(policy)
-    if telemetry == cap:
-        return (
-            f"Filter at RDP order {policy.alpha}, cap {cap / NANO:.3f}; monitoring reserves all of "
-            "it, no retraining fits."
-        )
-    fit = ", ".join(
-        f"{runs} with {runs**0.5:.2g} times its noise" if runs > 1 else "1 at full strength"
-        for runs in RUNS_SHOWN
-    )
-    return (
-        f"Filter at RDP order {policy.alpha}, cap {cap / NANO:.3f}; monitoring reserves "
-        f"{telemetry / cap:.0%} of it, training may use the rest.\n"
-        f"Retrainings that may read one block: {fit} each."
-    )
-
-
-def _labels(policy: PrivacyPolicy) -> list[str]:
-    labels = label_event(policy)
-    lines = ["Labelled errors are not reported."]
-    if labels is not None:
-        lines = [
-            "Labelled errors of each window are reported, with noise of "
-            f"{labels.sigma2**0.5:.0f} records in each count."
-        ]
-    if policy.max_records > 1:
-        lines.append(
-            f"Monitoring's noise is {policy.max_records} times as large as for one record."
-        )
-    return lines
-
-
-def _signed(approval: PolicyApproval | None) -> str:
-    if approval is None:
-        return "Nobody signed it: a review will say so. Sign it with `fedge policy sign`."
-    day = datetime.fromtimestamp(approval.at, UTC).date()
-    return (
-        f"Allowed by {approval.reviewer} on {day} ({approval.reason}), with the key "
-        f"{approval.public_key}."
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from pathlib import Path
@@ -30,6 +31,12 @@ def init(
 
     settings = init_server(folder, policy=policy, offline_keys=offline_keys)
     typer.echo(f"server in {folder}, data in {settings.data_dir}", err=True)
+    if settings.training.choice is None:
+        typer.echo(
+            "fedge: what chose the adapter is not recorded; python -m fedge.learning.choice "
+            "makes a record, [training] choice names it",
+            err=True,
+        )
 
 
 @app.command("admit")
@@ -119,6 +126,33 @@ def ledgers(
             typer.echo(f"simulated, proves nothing: {ledger.describe()}")
     if any(ledger.in_conflict or ledger.fault for ledger in state.gateways):
         raise typer.Exit(EXIT_DEVIATION)
+
+
+@app.command("witness")
+def witness(config: Config = CONFIG) -> None:
+    """Print the public key with which ledgers are confirmed here, for gateways and reviewers.
+
+    Made at the first call or start where the settings name none.
+    """
+    from fedge_server.witness import open_witness
+
+    typer.echo(open_witness(ServerSettings.load(config)).public_key.hex())
+
+
+@app.command("releases")
+def releases(
+    config: Config = CONFIG,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON array.")] = False,
+) -> None:
+    """Print the published releases: where each comes from, its privacy, what chose its adapter."""
+    from fedge_server.published import releases as releases_of
+
+    found = releases_of(ServerSettings.load(config))
+    if as_json:
+        typer.echo(json.dumps([one.model_dump(mode="json") for one in found]))
+        return
+    for one in found:
+        typer.echo(one.describe())
 
 
 @app.command("holds")

@@ -151,38 +151,28 @@ class BlockStore(Removal):
             StateError: it would change an older window or take over another window's slots, or
                 the disk refused.
         """
-        if subjects is None:
-            subjects = np.zeros((len(slots), PSEUDONYM_BYTES), dtype=np.uint8)
-        if purposes is None:
-            purposes = np.zeros(len(slots), dtype=np.uint8)
+        subjects = _nobody(len(slots)) if subjects is None else subjects
+        purposes = np.zeros(len(slots), np.uint8) if purposes is None else purposes
         given = Rows(slots, inputs, features, predictions, subjects, purposes)
+        room = None if present is None else most_bytes(given, present)
         with self._state.transaction():
             erased = self._table.erased(slots)
             rows = given.where(~erased) if erased.any() else given
             data = encode_part(rows)
-            name = f"{block}/{window:012d}-{sha256_hex(data)[:16]}.parquet"
-            old = self._table.part(window)
-            if old is not None and old.name == name:
-                return
-            self._check_order(window, slots)
-            write_part(self._folder / name, data)
-            if old is not None:
-                self._table.forget_labels_of(old)
-            self._table.put(
-                Part(
-                    window=window,
-                    block=block,
-                    first_slot=int(slots[0]) if len(slots) else None,
-                    last_slot=int(slots[-1]) if len(slots) else None,
-                    rows=len(rows),
-                    width=rows.width,
-                    name=name,
-                    dtype=rows.inputs.dtype.str,
-                    arrived=self._clock() if arrived is None else arrived,
-                    bytes=len(data),
-                    room=None if present is None else most_bytes(given, present),
-                )
+            part = Part(
+                window=window,
+                block=block,
+                first_slot=int(slots[0]) if len(slots) else None,
+                last_slot=int(slots[-1]) if len(slots) else None,
+                rows=len(rows),
+                width=rows.width,
+                name=f"{block}/{window:012d}-{sha256_hex(data)[:16]}.parquet",
+                dtype=rows.inputs.dtype.str,
+                arrived=self._clock() if arrived is None else arrived,
+                bytes=len(data),
+                room=room,
             )
+            self._replace(part, data, slots)
 
     def add_labels(self, slots: Integers, labels: Integers) -> int:
         """Join labels (class indices) to stored records; on disk when it returns.
@@ -234,10 +224,7 @@ class BlockStore(Removal):
             labels=np.concatenate([empty, *(r.labels for r in found)]),
             predictions=np.concatenate([empty, *(r.predictions for r in found)]),
             subjects=np.concatenate(
-                [
-                    np.empty((0, PSEUDONYM_BYTES), np.uint8),
-                    *(r.subjects for r in found if r.subjects is not None),
-                ]
+                [_nobody(0), *(r.subjects for r in found if r.subjects is not None)]
             ),
         )
 
@@ -256,9 +243,8 @@ class BlockStore(Removal):
                     return self._answered(part, labels)
                 except DamagedPartError as error:
                     self.put_apart(part, error)
-        nobody = np.empty((0, PSEUDONYM_BYTES), dtype=np.uint8)
         none = np.empty(0, dtype=np.int64)
-        return Answers(none, none.astype(np.bool_), none.astype(np.uint8), nobody)
+        return Answers(none, none.astype(np.bool_), none.astype(np.uint8), _nobody(0))
 
     def blocks_of(self, first_window: int, last_window: int) -> tuple[int, ...]:
         """The blocks that hold the stored ones among these windows, in order."""
@@ -272,6 +258,17 @@ class BlockStore(Removal):
     def erased(self, slots: Integers) -> npt.NDArray[np.bool_]:
         """Which of `slots` were erased: whatever brings them back, they count for nothing."""
         return self._table.erased(slots)
+
+    def _replace(self, part: Part, data: bytes, slots: Integers) -> None:
+        """Keep a window's part instead of an earlier one; nothing where it is kept already."""
+        old = self._table.part(part.window)
+        if old is not None and old.name == part.name:
+            return
+        self._check_order(part.window, slots)
+        write_part(self._folder / part.name, data)
+        if old is not None:
+            self._table.forget_labels_of(old)
+        self._table.put(part)
 
     # --- reading ------------------------------------------------------------------------
 
@@ -383,3 +380,8 @@ class BlockStore(Removal):
             named |= {f"{QUARANTINE}/{name}" for name, _ in self._table.apart()}
             found = [path for path in self._folder.glob("*/*") if path.is_file()]
             remove_files(p for p in found if p.relative_to(self._folder).as_posix() not in named)
+
+
+def _nobody(rows: int) -> Bytes:
+    """Pseudonyms, uint8 [rows, 16], of records that are about nobody."""
+    return np.zeros((rows, PSEUDONYM_BYTES), dtype=np.uint8)

@@ -16,6 +16,7 @@ from fedge.identity import Identity
 from fedge.privacy.heads import UNSIGNED, check_signature
 from fedge.privacy.policy import read_policy
 from fedge.records import PolicyApproval, PrivacyPolicy
+from fedge.texts import is_plain
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,14 @@ def approve(
         at: seconds since the epoch.
 
     Raises:
-        SettingError: reviewer or reason is empty or too long.
+        SettingError: reviewer or reason is empty or too long, or holds what would steer the
+            terminal that shows it.
     """
+    for name, text in (("reviewer", reviewer), ("reason", reason)):
+        if not is_plain(text):
+            raise SettingError(
+                f"cannot approve the policy: {name} {text!r:.80} holds control characters"
+            )
     try:
         unsigned = PolicyApproval(
             policy_sha256=policy.content_sha256,

@@ -22,11 +22,19 @@ from fedge.errors import SettingError
 from fedge.privacy.quotas import EVERY_TASK, limit_nano
 from fedge.privacy.rdp import NANO, cap_nano, choose_alpha, telemetry_nano
 from fedge.records import BlockLength, DiscreteGaussianEvent, PrivacyPolicy, Quota
+from fedge.texts import is_plain
 
 TELEMETRY_RHO = 0.0281
 """One window's report at (1, 1e-6): enough to see drift in windows of a few hundred rows."""
 TELEMETRY_SHARE = Fraction(1, 4)
 """Unless asked for more, monitoring never takes more than this part of a block's budget."""
+MOST_NOISE = 10_000
+"""Records in a count. Beyond it no window says anything, and under 1,000 records of a subject and
+hundreds of statistics the noised counts would leave the range that a report holds."""
+LEAST_RHO = 1 / (2 * MOST_NOISE**2)
+"""zCDP of one count with that noise, at sensitivity 1."""
+LONGEST_BLOCK = {"seconds": 10 * 365 * 86_400, "windows": 10**6}
+"""A block has one budget in its whole life: none that is meant to be refilled is that long."""
 
 
 def new_policy(
@@ -58,10 +66,18 @@ def new_policy(
         public: what is declared as not protected, besides what never is.
 
     Raises:
-        SettingError: both were given, a value is out of range or not finite, or the bound is so
-            small that it leaves nothing, or monitoring would use up the block or its own quota.
-            Names the value.
+        SettingError: both were given, a value is out of range or not finite, a text would steer
+            the terminal that shows it, or the bound is so small that it leaves nothing, or
+            monitoring would use up the block or its own quota. Names the value.
     """
+    if not 0 < delta < 1:
+        raise SettingError(
+            f"delta is {delta}: it must lie between 0 and 1, and should be below 1 divided by the "
+            "number of records in a block"
+        )
+    for text in public:
+        if not is_plain(text):
+            raise SettingError(f"public: {text!r:.80} holds control characters")
     alpha = choose_alpha(epsilon, delta)
     values: dict[str, object] = {
         "epsilon": float(epsilon),
@@ -106,9 +122,13 @@ def check_policy(policy: PrivacyPolicy) -> None:
     """Refuse a policy under which a block could not even be monitored.
 
     Raises:
-        SettingError: the cap is <= 0 at the policy's order, monitoring's share exceeds it, or a
-            quota leaves no room for a report of a window.
+        SettingError: the cap is <= 0 at the policy's order, monitoring's share exceeds it, a
+            quota leaves no room for a report of a window, its noise would drown everything, or a
+            block would be longer than `LONGEST_BLOCK`.
     """
+    _check_length(policy.block)
+    for name in ("telemetry_rho", "window_rho"):
+        _check_noise(name, getattr(policy, name))
     cap, telemetry = cap_nano(policy), telemetry_nano(policy)
     if telemetry > cap:
         raise SettingError(
@@ -118,6 +138,25 @@ def check_policy(policy: PrivacyPolicy) -> None:
     for quota in policy.quotas:
         if quota.purpose in ("features", "labels"):
             _check_monitoring_quota(policy, cap, quota)
+
+
+def _check_length(block: BlockLength) -> None:
+    longest = LONGEST_BLOCK[block.kind]
+    if block.value > longest:
+        raise SettingError(f"a block of {block.value} {block.kind} is too long: {longest} at most")
+
+
+def _check_noise(name: str, rho: float) -> None:
+    if rho < LEAST_RHO:
+        raise SettingError(
+            f"{name} is {rho:g}: with noise of {count_noise(rho):.3g} records in each count no "
+            f"window would say anything; give {LEAST_RHO:g} ({MOST_NOISE} records) or more"
+        )
+
+
+def count_noise(rho: float) -> float:
+    """Standard deviation, in records, of a count that one record changes by one, for `rho` zCDP."""
+    return math.sqrt(1 / (2 * rho))
 
 
 def _check_monitoring_quota(policy: PrivacyPolicy, cap: int, quota: Quota) -> None:
@@ -209,13 +248,15 @@ def _without(label_rho: float, telemetry_rho: float, window_rho: float | None) -
             f"policy: label_rho is {label_rho}, it must be at least 0 and below telemetry_rho, "
             f"{telemetry_rho}"
         )
+    if label_rho > 0:
+        _check_noise("label_rho", label_rho)
     return float(Decimal(repr(telemetry_rho)) - Decimal(repr(label_rho)))
 
 
 def _default_telemetry_rho(policy: PrivacyPolicy) -> float:
     share = TELEMETRY_SHARE * Fraction(cap_nano(policy), NANO * policy.alpha)
     # Rounded down, so that the file shows a short number and the share stays within its part.
-    return min(TELEMETRY_RHO, int(share * 10**6) / 10**6)
+    return min(TELEMETRY_RHO, int(share * 10**6) / 10**6 or float(share))
 
 
 def _validated(values: dict[str, object], name: str) -> PrivacyPolicy:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from contracts_pdf import opened
 from fakes.loop import ToyGateway
 from fakes.receipts import receipt_for, standing_for
 from typer.testing import CliRunner
@@ -179,7 +180,7 @@ def review(config: Path, folder: Path, tell: Tell) -> dict[str, Any]:
     for command in (
         ["ledger", "export", str(bundle), "--audits", str(folder), *of_gateway],
         ["ledger", "show", "--entries", "1000", *of_gateway],
-        ["ledger", "report", str(bundle), "--out", str(report), "--format", "html,json,csv"],
+        ["ledger", "report", str(bundle), "--out", str(report)],
     ):
         done = run.invoke(app, command)
         assert done.exit_code == 0, (command, done.output, done.exception)
@@ -189,7 +190,9 @@ def review(config: Path, folder: Path, tell: Tell) -> dict[str, Any]:
             tell("bundle", name.encode() + b"\n" + members.read(name))
     for path in sorted(report.rglob("*")):
         if path.is_file():
-            tell("review", path.name.encode() + b"\n" + path.read_bytes())
+            data = path.read_bytes()
+            for piece in opened(data) if path.suffix == ".pdf" else (data,):
+                tell("review", path.name.encode() + b"\n" + piece)
     verdict = run.invoke(app, ["ledger", "verify", str(bundle), "--json"])
     tell("review", verdict.output.encode())
     return dict(json.loads(verdict.output))

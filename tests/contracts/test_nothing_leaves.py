@@ -14,11 +14,13 @@ import sqlite3
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from contracts_needles import leaks, number_needles, text_needles
+from contracts_pdf import opened
 from contracts_taps import HAS_TELEMETRY, TALKATIVE
 from contracts_world import INPUTS, STRINGS, World
 from fakes.gateways import TASK
@@ -28,6 +30,8 @@ from fedge.profiles.counts import count_window, feature_counts, join
 from fedge.profiles.streams import stream_values
 from fedge.profiles.wire import decode_report
 from fedge.records import AuditBatch, GatewayStatus, LabelReport, Reference, sha256_hex
+from fedge.review.report.document import Document, Fact, Grid, Paragraph, Section
+from fedge.review.report.pdf import render_pdf
 
 # --- the search itself -------------------------------------------------------------------
 
@@ -50,6 +54,17 @@ ENCODERS: dict[str, Callable[[float], bytes]] = {
 }
 
 
+PAGE: dict[str, Any] = {
+    "title": "A title",
+    "kind": "a kind",
+    "tone": "plain",
+    "headline": "a headline",
+    "sentences": ("A sentence.",),
+    "facts": (Fact("a fact", "its value"),),
+    "footer": (),
+}
+
+
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_a_planted_number_is_found(world: World, encoder: str) -> None:
     """The search sees a leak in the middle of a real envelope, however it is written."""
@@ -67,6 +82,38 @@ def test_a_planted_text_is_found(text: str) -> None:
         assert leaks(b"..." + leak + b"...", text_needles(text))
     assert leaks(b'"' + base64.b64encode(raw) + b'"', text_needles(text))
     assert leaks(b'"Canary"', text_needles(text)) == []
+
+
+@pytest.mark.parametrize("text", [*STRINGS, f"{VALUE:.6g}"])
+def test_what_is_planted_in_a_pdf_is_found(text: str) -> None:
+    """In plain words, and in a word that a narrow cell breaks; the file itself hides both."""
+    needles = number_needles(VALUE) if text[-1].isdigit() and "." in text else text_needles(text)
+    word = f"{'x' * 8}{text}{'x' * 20}"
+    plain, broken = Paragraph(f"said {text} once"), Grid(("a", "b"), ((word, ""),), widths=(1, 25))
+    for block, pieces in ((plain, 2), (broken, 1)):
+        pdf = render_pdf(Document(**PAGE, sections=(Section("one", "one", (block,)),)))
+        assert leaks(pdf, needles) == []
+        found = [bool(leaks(piece, needles)) for piece in opened(pdf)]
+        assert found[-1] and sum(found) == pieces
+
+
+def test_a_pdf_that_cannot_be_opened_is_not_passed_over() -> None:
+    """Another filter, or a stream that is cut off, is an error and no empty text."""
+    pdf = render_pdf(Document(**PAGE, sections=()))
+    with pytest.raises(ValueError, match="filter"):
+        list(opened(pdf.replace(b"/ASCII85Decode", b"/RunLengthDecode")))
+    with pytest.raises(ValueError, match="streams"):
+        list(opened(pdf + b"endstream"))
+
+
+def test_the_report_that_was_searched_says_all_that_it_says(world: World) -> None:
+    """The PDF's text, as it was taken apart, holds what its reader sees: verdict, site, hashes."""
+    texts = [data for data in world.of("review") if data.startswith(b"compliance.pdf\n")]
+    assert len(texts) > 4
+    (bundle,) = (data for data in world.of("bundle") if data.startswith(b"bundle.json\n"))
+    key = json.loads(bundle.partition(b"\n")[2])["exporter_key"].encode()
+    for said in (b"Privacy budget report", b"Audits of the implementation", key):
+        assert said in texts[-1]
 
 
 def test_the_canaries_were_there(world: World) -> None:

@@ -128,14 +128,24 @@ def test_only_the_gate_puts_into_the_spool() -> None:
             for text in ("INTO spool", "UPDATE spool ", "DELETE FROM spool")
         )
     }
-    assert writers == {"agent/spool.py"}
+    assert writers == {"agent/spool_rows.py"}
     assert {_name(p) for p in _sources() if "Spool" in _calls(p)} == {"agent/agent.py"}
+    assert {_name(p) for p in _sources() if "SpoolRows" in _calls(p)} == {"agent/spool.py"}
+    users = {
+        _name(path)
+        for path in _sources()
+        if any(
+            module.endswith((".spool_rows", ".spool_gaps", ".spool_quota"))
+            for module in _imports(path)
+        )
+    }
+    assert users == {"agent/spool.py", "agent/spool_gaps.py", "agent/spool_quota.py"}
 
 
 def test_only_the_spool_signs() -> None:
     """Nothing else makes an envelope, so nothing else can be taken by the coordinator."""
     own = [path for path in _sources() if path.is_relative_to(CLIENT)]
-    assert {_name(p) for p in own if {"seal", "sign"} & set(_calls(p))} == {"agent/spool.py"}
+    assert {_name(p) for p in own if {"seal", "sign"} & set(_calls(p))} == {"agent/spool_rows.py"}
 
 
 def test_only_the_audit_trail_signs_heads() -> None:
@@ -178,7 +188,10 @@ KNOWS_LOCAL = {
     "agent/local_drift.py": "is it",
 }
 
-OUTWARD = ("egress", "spool", "sender", "post", "telemetry", "audit", "training", "courier_port")
+OUTWARD = (
+    *("egress", "spool", "spool_rows", "spool_gaps", "spool_quota", "sender", "post"),
+    *("telemetry", "audit", "training", "courier_port"),
+)
 """Modules of the agent through which something leaves, or by which the gateway acts."""
 
 CLOSES = ("watch", "window_close", "window_report")
@@ -226,8 +239,8 @@ def test_every_request_is_an_envelope_or_asks_for_a_public_file(world: World) ->
     for line in set(lines) - set(posts):
         method, path, _ = line.split(" ")
         asks_for_file = path.startswith("/releases/") and "?" not in path
-        # Names nobody but this gateway, which the envelopes name as well.
-        asks_for_standing = re.fullmatch(r"/v1/ledgers/[0-9a-f]{32}", path)
+        # Names nobody but this gateway, which the envelopes name as well; the rest is drawn anew.
+        asks_for_standing = re.fullmatch(r"/v1/ledgers/[0-9a-f]{32}/standing/[0-9a-f]{32}", path)
         assert method == "GET" and (asks_for_file or asks_for_standing), line
     assert not any(b"\r\nCookie" in request for request in world.of("request"))
 

@@ -221,11 +221,16 @@ class TestCommands:
             ["--quota", "spying=0.5"],
             ["--quota", "training=0.5", "--quota", "training=0.6"],
             ["--quota", "features:digits=0.5"],
-            ["--block-seconds", "0"],
+            ["--delta", "1"],
+            ["--telemetry-rho", "1e-300"],
+            ["--label-rho", "1e-300"],
             ["--reason", ""],
+            ["--reviewer", "Ada\x1b[2J"],
+            ["--reason", "first\npolicy"],
+            ["--public", "a\x9b1m"],
             ["--key", "/nowhere/key.pem"],
         ],
-        ids=" ".join,
+        ids=lambda words: " ".join(words).encode("unicode_escape").decode(),
     )
     def test_a_wrong_option_leaves_no_policy(self, tmp_path: Path, words: list[str]) -> None:
         """Refused before anything is written."""
@@ -233,3 +238,118 @@ class TestCommands:
 
         assert isinstance(answer.exception, SettingError)
         assert not (tmp_path / "policy.toml").exists()
+
+    def test_show_spells_out_what_would_steer_a_terminal(
+        self, path: Path, policy: PrivacyPolicy
+    ) -> None:
+        """Policies and approvals come from anywhere; also an earlier version made them."""
+        evil = "\x1b]0;owned\x07\u202e\x9b2J\nAllowed by nobody"
+        declared = policy.model_copy(update={"public": (evil,)})
+        write_policy(declared, path)
+        write_approval(_signed(declared, reviewer=evil, reason=evil), path)
+        shown, as_json = self.run("show", path), self.run("show", path, "--json")
+
+        assert shown.exit_code == as_json.exit_code == 0
+        lines = shown.output.splitlines()
+        assert all(line.isprintable() for line in lines) and as_json.output.strip().isprintable()
+        assert shown.output.count(r"\x1b]0;owned\x07\u202e\x9b2J\nAllowed by nobody") == 3
+        assert sum(line.startswith("Allowed by") for line in lines) == 1
+        assert json.loads(as_json.output)["approval"]["reviewer"] == evil
+
+    def test_a_moment_beyond_the_calendar_is_shown(self, path: Path, policy: PrivacyPolicy) -> None:
+        """Whoever signs says when."""
+        write_approval(_signed(policy, at=1e300), path)
+
+        assert "Allowed by Ada Obi on 1e+300 seconds" in self.run("show", path).output
+
+
+def _signed(policy: PrivacyPolicy, **changes: object) -> PolicyApproval:
+    """An approval as other software may make it."""
+    unsigned = approved(policy).model_copy(update=changes)
+    return unsigned.model_copy(update={"signature": ADA.sign(unsigned.signed).hex()})
+
+
+class TestUsage:
+    """Exit status 2 is the caller's mistake, 1 a refusal; neither is a traceback."""
+
+    def run(self, *words: str | Path) -> Result:
+        return CliRunner().invoke(app, ["policy", *map(str, words)])
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            ["--block-windows", "-1"],
+            ["--block-windows", "0"],
+            ["--block-windows", "1000001"],
+            ["--block-seconds", "0"],
+            ["--block-seconds", "99999999999999999999"],
+            ["--block-windows", "5", "--block-seconds", "60"],
+            ["--block-windows", "5", "--block-seconds", "86400"],
+        ],
+        ids=" ".join,
+    )
+    def test_a_block_has_one_length(self, tmp_path: Path, words: list[str]) -> None:
+        """None is dropped without a word, nor taken for another."""
+        answer = self.run("new", tmp_path / "policy.toml", *words)
+
+        assert answer.exit_code == 2 and words[0] in answer.output
+        assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("words", "kind", "value"),
+        [
+            ([], "seconds", 86_400),
+            (["--block-windows", "1"], "windows", 1),
+            (["--block-seconds", "60"], "seconds", 60),
+        ],
+        ids=str,
+    )
+    def test_the_length_that_was_given(
+        self, tmp_path: Path, words: list[str], kind: str, value: int
+    ) -> None:
+        """A day where none was."""
+        assert self.run("new", tmp_path / "policy.toml", *words).exit_code == 0
+        block = read_policy(tmp_path / "policy.toml").block
+        assert (block.kind, block.value) == (kind, value)
+
+    @pytest.mark.parametrize("target", [".", "/", "..", "folder"])
+    @pytest.mark.parametrize("command", [["new"], ["sign", "--reason", "x"], ["show"]], ids=str)
+    def test_a_folder_is_no_policy(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: list[str], target: str
+    ) -> None:
+        (tmp_path / "folder").mkdir()
+        monkeypatch.chdir(tmp_path)
+        answer = self.run(*command, target)
+
+        assert answer.exit_code == 2 and "directory" in answer.output
+        assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    def test_a_name_that_no_disk_takes(self, tmp_path: Path) -> None:
+        assert isinstance(self.run("new", tmp_path / ("a" * 300)).exception, SettingError)
+
+    def test_nothing_that_is_there_is_replaced_unasked(self, tmp_path: Path) -> None:
+        """Neither a policy nor what allows it; with --force both are, and both are named."""
+        path = tmp_path / "policy.toml"
+        assert self.run("new", path, "--reviewer", "Ada Obi").exit_code == 0
+        before = {one.name: one.read_bytes() for one in tmp_path.iterdir()}
+        refused = self.run("new", path, "--epsilon", "5", "--reviewer", "Bob")
+
+        assert isinstance(refused.exception, SettingError)
+        for words in (str(path), str(approval_path(path)), "Ada Obi", "no longer fit", "--force"):
+            assert words in str(refused.exception)
+        assert {one.name: one.read_bytes() for one in tmp_path.iterdir()} == before
+        forced = self.run("new", path, "--epsilon", "5", "--reviewer", "Bob", "--force")
+        assert forced.exit_code == 0 and "Ada Obi" in forced.stderr
+        policy, approval = read_policy_and_approval(path)
+        assert policy.epsilon == 5 and approval is not None and approval.reviewer == "Bob"
+
+    def test_an_approval_alone_is_in_the_way_too(self, tmp_path: Path) -> None:
+        """Whatever lies there; signing anew names what it replaces."""
+        path = tmp_path / "policy.toml"
+        approval_path(path).write_bytes(b"\xff")
+        assert "can be read" in str(self.run("new", path).exception)
+        assert not path.exists() and not (tmp_path / "reviewer.pem").exists()
+        assert self.run("new", path, "--force", "--reviewer", "Ada Obi").exit_code == 0
+
+        signed = self.run("sign", path, "--reason", "again", "--reviewer", "Bob")
+        assert signed.exit_code == 0 and "by Ada Obi" in signed.stderr

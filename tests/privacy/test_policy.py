@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedge.errors import SettingError
-from fedge.privacy.policy import check_policy, label_event, new_policy, read_policy, write_policy
+from fedge.privacy.policy import (
+    check_policy,
+    count_noise,
+    label_event,
+    new_policy,
+    read_policy,
+    write_policy,
+)
 from fedge.privacy.rdp import cap_nano, event_nano, telemetry_nano
 from fedge.records import BlockLength, PrivacyPolicy, Quota
 
@@ -65,18 +73,18 @@ def test_any_policy_comes_back_from_its_file(
     shares: dict[tuple[str, str], float],
 ) -> None:
     """Units, quotas, every text and every float: the same policy, and the same hash of it."""
-    policy = new_policy(
+    made = new_policy(
         epsilon=draw.draw(st.floats(0.2, 20)),
         delta=draw.draw(st.floats(1e-12, 1e-3)),
         block=BlockLength(kind="windows", value=draw.draw(st.integers(1, 10**6))),
         unit="subject" if max_records > 1 else draw.draw(st.sampled_from(["record", "subject"])),
         max_records=max_records,
-        public=public,
         quotas=[
             Quota.model_validate({"purpose": purpose, "task": task, "share": share})
             for (purpose, task), share in shares.items()
         ],
     )
+    policy = made.model_copy(update={"public": tuple(public)})  # also one that `new_policy` refuses
     path = tmp_path_factory.mktemp("policy") / "policy.toml"
 
     write_policy(policy, path)
@@ -161,6 +169,70 @@ class TestMonitoringQuotas:
         quota = Quota(purpose="features", task="digits", share=0.5)
         with pytest.raises(SettingError, match="'digits'"):
             new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, quotas=[quota])
+
+
+class TestAbsurdValues:
+    """What is no number of this world is refused when it is given and when a file is read."""
+
+    def test_a_report_drowns_in_no_noise(self, tmp_path: Path) -> None:
+        """Ten thousand records in a count is the most: 5e-9 zCDP of a count at sensitivity 1."""
+        assert count_noise(5e-9) == pytest.approx(10_000)
+        for rho in (4.9e-9, 1e-300, 5e-324):
+            with pytest.raises(SettingError, match=r"telemetry_rho is .* records in each count"):
+                new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, telemetry_rho=rho)
+        with pytest.raises(SettingError, match="window_rho is 1e-300"):
+            new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, window_rho=1e-300)
+        with pytest.raises(SettingError, match="label_rho is 1e-300"):
+            new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, label_rho=1e-300)
+        least = new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, telemetry_rho=5.0001e-9)
+        path = tmp_path / "policy.toml"
+        write_policy(least, path)
+        assert read_policy(path) == least
+        path.write_text(path.read_text().replace("window_rho = 5.0001e-09", "window_rho = 5e-10"))
+        with pytest.raises(SettingError, match="window_rho is 5e-10"):
+            read_policy(path)
+
+    @pytest.mark.parametrize(
+        ("kind", "most"), [("seconds", 10 * 365 * 86_400), ("windows", 1_000_000)]
+    )
+    def test_a_block_ends_in_ones_lifetime(
+        self, tmp_path: Path, kind: Literal["seconds", "windows"], most: int
+    ) -> None:
+        path = tmp_path / "policy.toml"
+        write_policy(
+            new_policy(epsilon=3.0, delta=1e-5, block=BlockLength(kind=kind, value=most)), path
+        )
+        read_policy(path)
+        for value in (most + 1, 10**20):
+            with pytest.raises(SettingError, match=f"a block of {value} {kind} is too long"):
+                new_policy(epsilon=3.0, delta=1e-5, block=BlockLength(kind=kind, value=value))
+        path.write_text(path.read_text().replace(f"value = {most}", f"value = {10**20}"))
+        with pytest.raises(SettingError, match="too long"):
+            read_policy(path)
+
+    @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, 2.0, math.nan])
+    def test_a_delta_is_a_probability(self, delta: float) -> None:
+        """And the message says so, in words that need no formula."""
+        with pytest.raises(SettingError) as refused:
+            new_policy(epsilon=3.0, delta=delta, block=BLOCK)
+        assert f"delta is {delta}" in str(refused.value)
+        assert "between 0 and 1" in str(refused.value) and "records" in str(refused.value)
+        assert "alpha" not in str(refused.value)
+
+    @pytest.mark.parametrize(
+        "text", ["a\nb", "\x1b[2J", "a\x7f", "\x9b31m", "\u202eevil", "\u2028", "\ud800"]
+    )
+    def test_a_declaration_steers_no_terminal(self, text: str) -> None:
+        """Refused, and the refusal does not print it."""
+        with pytest.raises(SettingError, match="control characters") as refused:
+            new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, public=["hours", text])
+        assert str(refused.value).isprintable()
+
+    @pytest.mark.parametrize("text", ["Öffnungszeiten", "heures\xa0creuses", "می\u200cشود", "営業"])
+    def test_every_script_may_be_written(self, text: str) -> None:
+        """Blanks of other widths and what joins letters are no commands."""
+        policy = new_policy(epsilon=3.0, delta=1e-5, block=BLOCK, public=[text])
+        assert policy.public == (text,)
 
 
 @pytest.mark.parametrize(
