@@ -22,7 +22,11 @@ AREAS: dict[str, Callable[[Sequence[str]], list[Figure]]] = {
     "gateway": gateway.measure,
     "drift": drift.measure,
     "privacy": privacy.measure,
-    "study": lambda arguments: [*gateway.study(arguments), *drift.study(arguments)],
+    "study": lambda arguments: [
+        *gateway.study(arguments),
+        *drift.study(arguments),
+        *privacy.study(arguments),
+    ],
 }
 PRINTED = (
     *("flwr", "prefect", "torch", "onnxruntime", "opendp", "pyarrow", "numpy"),

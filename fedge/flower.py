@@ -241,6 +241,7 @@ class _Starter:
             os.read(self._wake, 4096)
 
     def launch(self, spec: Any) -> Any:
+        """See Flower's `Executor.launch`: fork a process for the task, or answer that it failed."""
         from flwr.supercore.superexec.executor import LaunchResult
 
         if spec.task_type.value != self._kind:

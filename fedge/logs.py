@@ -33,6 +33,7 @@ class TextLines(logging.Formatter):
         return super().format(record)
 
     def formatException(self, ei: ExcInfo) -> str:  # noqa: N802 - the library's name
+        """Places and kinds of an error and its causes, first cause first; see `TextLines`."""
         lines: list[str] = []
         told: set[int] = set()  # an error may be its own cause
         error: BaseException | None = ei[1]
@@ -52,6 +53,7 @@ class JsonLines(TextLines):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
+        """One line of JSON; `error` is there only where an exception was logged."""
         line: dict[str, object] = {
             "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),

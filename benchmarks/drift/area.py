@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
+from benchmarks.choosing import measured
 from benchmarks.drift import causes, contest, fleet, real, report, reports
 from benchmarks.figures import Figure
 
@@ -23,14 +23,7 @@ MEASURES: dict[str, Callable[[], list[Figure]]] = {
 
 def measure(arguments: Sequence[str]) -> list[Figure]:
     """Measure everything, or with `--only NAME ...` some of it."""
-    parser = argparse.ArgumentParser(prog="drift")
-    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
-    options = parser.parse_args(arguments)
-    figures = []
-    for name in options.only:
-        print(f"measuring {name}", file=sys.stderr)
-        figures += MEASURES[name]()
-    return figures
+    return measured("drift", MEASURES, arguments)
 
 
 def study(arguments: Sequence[str]) -> list[Figure]:

@@ -69,6 +69,7 @@ class Recovery:
         return (self.private[kind] - self.stale) / gap if gap > 0 else float("nan")
 
     def line(self) -> str:
+        """One line for the console: each adapter's accuracy without and with privacy."""
         cells = [f"batch {self.batch}, {self.records} records: stale {self.stale:.3f}"]
         cells += [
             f"{kind} adapter {self.open_[kind]:.3f} open, {self.private[kind]:.3f} at epsilon "

@@ -179,6 +179,7 @@ def _shift(features: int, low: float, high: float) -> Callable[..., Trouble]:
     """Some features move together with the world; the model suffers."""
 
     def make(world: World, rng: np.random.Generator) -> Trouble:
+        """Draws which features move, and how far: the same at every site and in every window."""
         hit = rng.permutation(FEATURES)[:features]
         move = np.zeros(FEATURES)
         move[hit] = rng.uniform(low, high, features) * rng.choice([-1, 1], features)
@@ -207,6 +208,7 @@ def _label(gain: float) -> Callable[..., Trouble]:
     """One class becomes frequent; the others look as ever."""
 
     def make(world: World, rng: np.random.Generator) -> Trouble:
+        """Draws the class that grows: the same at every site."""
         grown = int(rng.integers(CLASSES))
 
         def trouble(site: Site, rng: np.random.Generator, rows: Rows) -> Rows:
@@ -223,6 +225,7 @@ def _ood(world: World, rng: np.random.Generator) -> Trouble:
     """Four rows in ten look unfamiliar, though each feature by itself looks as ever."""
 
     def trouble(_: Site, rng: np.random.Generator, rows: Rows) -> Rows:
+        """The strange rows get a guess, its low confidence, and a score four above their own."""
         strange = rng.random(len(rows.labels)) < 0.4
         guessed = world.answer(rng, rows.values, rows.labels, 0.4)
         return replace(
@@ -253,6 +256,7 @@ def _sensor(fault: Callable[[Floats, np.random.Generator], Floats]) -> Callable[
     """One feature breaks; the model is a little less right."""
 
     def make(world: World, rng: np.random.Generator) -> Trouble:
+        """Draws the feature that breaks; whatever its fault draws is the same in every window."""
         column = int(rng.integers(FEATURES))
         seed = int(rng.integers(2**31))
 
@@ -270,6 +274,7 @@ def _amid_weather(fault: Callable[[Floats, np.random.Generator], Floats]) -> Cal
     """One feature breaks while three others move as they do from season to season."""
 
     def make(world: World, rng: np.random.Generator) -> Trouble:
+        """Draws the broken feature and three to move, which may be the broken one, too."""
         broken = _sensor(fault)(world, rng)
         hit = rng.permutation(FEATURES)[:3]
         move = np.zeros(FEATURES)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+from benchmarks.choosing import measured
 from benchmarks.figures import Figure
 from benchmarks.gateway import http, overhead, processes, profile, soak, tail
 
@@ -27,15 +28,10 @@ MEASURES: dict[str, Callable[[Path], list[Figure]]] = {
 
 def measure(arguments: Sequence[str]) -> list[Figure]:
     """Measure everything, or with `--only NAME ...` some of it."""
-    parser = argparse.ArgumentParser(prog="gateway")
-    parser.add_argument("--only", nargs="+", choices=list(MEASURES), default=list(MEASURES))
-    options = parser.parse_args(arguments)
     WORK.mkdir(parents=True, exist_ok=True)
-    figures = []
-    for name in options.only:
-        print(f"measuring {name}", file=sys.stderr)
-        figures += MEASURES[name](WORK)
-    return figures
+    return measured(
+        "gateway", {name: partial(run, WORK) for name, run in MEASURES.items()}, arguments
+    )
 
 
 def study(arguments: Sequence[str]) -> list[Figure]:

@@ -78,6 +78,7 @@ class InstallJournal:
         state.ensure(*TABLES)
 
     def install(self) -> Install:
+        """The install under way, or how the last one ended; an idle one before the first."""
         rows = self._state.rows(
             "SELECT state, manifest, variant, slot, tries_left, since FROM install"
         )
@@ -109,6 +110,7 @@ class InstallJournal:
             )
 
     def running(self) -> Running | None:
+        """The release that serves; None before the first was taken up."""
         rows = self._state.rows("SELECT slot, variant, manifest, floor FROM install_running")
         if not rows:
             return None

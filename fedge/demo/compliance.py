@@ -22,6 +22,7 @@ from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.evidence import with_evidence
 from fedge.review.report.build import build_report
 from fedge.review.report.files import write_report
+from fedge.review.report.verdict_words import verdict_words
 from fedge.review.verifier import verify_bundle
 from fedge_server.database import Database
 from fedge_server.review import collect_fleet
@@ -64,7 +65,7 @@ def leave_bundle(folder: RunFolder) -> str:
     write_report(report, folder.path, ["html"])
     budget = report.worst.budget
     return (
-        f"ledgers verified ({report.verdict}), worst block epsilon {budget.epsilon:.3f} of "
+        f"ledgers verified ({verdict_words(report)}), worst block epsilon {budget.epsilon:.3f} of "
         f"{budget.epsilon_cap:g}"
     )
 
@@ -76,11 +77,10 @@ def class_accuracy(folder: RunFolder) -> dict[str, Any]:
     """
     table = pq.read_table(folder.evaluations)
     run = cohort_run(folder.plan(), folder)
-    adapter = folder.settings.training.adapter
     models = {
         "stale": evaluation.FIRST,
         "private": evaluation.COMMITTED,
-        "nonprivate": f"{evaluation.NONPRIVATE}{adapter}",
+        "nonprivate": f"{evaluation.NONPRIVATE}{run.adapter}",
     }
     members = [member.name for member in run.members]
     known = _faulty(table, members)

@@ -16,7 +16,7 @@ from fedge.config import ServerSettings
 from fedge.demo.plan import PlayPlan
 from fedge.drift.fleet.monitor import FleetAssessment, StoredFacts, assess
 from fedge.errors import RunFailedError
-from fedge.records import Reference, WindowReport, sha256_hex
+from fedge.records import AdapterKind, Reference, WindowReport, sha256_hex
 from fedge_flows.context import LATEST
 from fedge_flows.monitor import labelled, run_fact
 from fedge_server.database import Database
@@ -110,10 +110,11 @@ class CohortMember:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CohortRun:
-    """The published run."""
+    """The published run, and the adapter that it trained."""
 
     run_id: str
     release: int
+    adapter: AdapterKind
     members: tuple[CohortMember, ...]
 
 
@@ -163,7 +164,12 @@ def cohort_run(plan: PlayPlan, folder: RunFolder) -> CohortRun:
                 slots=labelled_slots(windows, plan.label_every)[: run.spec.plan.divisor],
             )
         )
-    return CohortRun(run_id=run.spec.run_id, release=run.release, members=tuple(members))
+    return CohortRun(
+        run_id=run.spec.run_id,
+        release=run.release,
+        adapter=run.spec.plan.adapter,
+        members=tuple(members),
+    )
 
 
 def labelled_slots(windows: list[WindowReport], label_every: int) -> tuple[int, ...]:

@@ -15,6 +15,7 @@ SEED = 0
 
 
 def main() -> int:
+    """Build and sign what `SERVER_DIR/builder.toml` asks for; answers the exit status, 0 or 1."""
     try:
         build_initial(ServerSettings.load(Path(sys.argv[1]) / "builder.toml"), CODE, seed=SEED)
     except FedgeError as error:

@@ -17,6 +17,7 @@ from fedge.tasks.digits import SCHEMA
 from fedge.tasks.glyph_stream import GlyphStream
 from fedge_client.setup import init_gateway
 from fedge_server.admin import admit
+from fedge_server.witness import open_witness
 
 READY_TIMEOUT_S = 240.0
 
@@ -51,6 +52,7 @@ def make_gateways(plan: PlayPlan, folder: Path, runtime: Path, centre: Centre) -
         runtime: a short path, for their sockets.
     """
     ports = free_ports(plan.gateways)
+    witness_key = open_witness(centre.settings).public_key.hex()
     made = []
     for number in range(plan.gateways):
         name = f"g{number}"
@@ -60,6 +62,7 @@ def make_gateways(plan: PlayPlan, folder: Path, runtime: Path, centre: Centre) -
             policy=centre.policy,
             root=centre.trusted_root,
             coordinator=centre.url,
+            witness_key=witness_key,
             superlink=centre.superlink,
             port=0,
             runtime_dir=runtime / name,

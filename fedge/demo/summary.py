@@ -24,6 +24,7 @@ from fedge.demo.facts import CohortRun, RunFolder, cohort_run
 from fedge.demo.plan import PlayPlan
 from fedge.drift.fleet.episodes import Episode
 from fedge.errors import RunFailedError
+from fedge.learning.chosen import NOT_RECORDED, carried_choice
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.policy import read_policy
 from fedge.records import BlockSpending, PrivacyPolicy, ReleaseManifest, RunResult
@@ -180,10 +181,10 @@ def spendings(folder: RunFolder, gateway: str) -> tuple[BlockSpending, ...]:
 
 
 def release_figures(folder: RunFolder, run: CohortRun, table: pa.Table) -> dict[str, Any]:
-    """The release that the run led to."""
-    manifest = ReleaseManifest.from_bytes(
-        (folder.candidate(run.run_id) / "release.json").read_bytes()
-    )
+    """The release that the run led to, and what chose its adapter."""
+    candidate = folder.candidate(run.run_id)
+    manifest = ReleaseManifest.from_bytes((candidate / "release.json").read_bytes())
+    choice = carried_choice(candidate, _result(folder, run).spec)
     drifted = [member.name for member in run.members]
     as_float = evaluation.accuracy(table, drifted, evaluation.FAULT, evaluation.COMMITTED_FLOAT)
     as_int8 = evaluation.accuracy(table, drifted, evaluation.FAULT, evaluation.COMMITTED_INT8)
@@ -193,6 +194,9 @@ def release_figures(folder: RunFolder, run: CohortRun, table: pa.Table) -> dict[
         "variant": next(iter(manifest.variants.values())),
         "int8_accuracy_drop": (None if as_float is None or as_int8 is None else as_float - as_int8),
         "int8_time_ratio": manifest.measures.get("int8_time_ratio"),
+        "adapter": run.adapter,
+        "adapter_choice": NOT_RECORDED if choice is None else choice.describe(),
+        "adapter_choice_sha256": None if choice is None else choice.content_sha256,
     }
 
 

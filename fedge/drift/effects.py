@@ -142,6 +142,7 @@ class _Pairs:
         return freedom
 
     def psi(self) -> list[Effect]:
+        """See `Histograms.psi`, C of them: half a row is added to each cell that any row is in."""
         occupied = (self.reference + self.current) > 0
         number = occupied.sum(axis=1, keepdims=True)
         p, q = (
@@ -159,6 +160,7 @@ class _Pairs:
         return named("psi", *self._interval(value, slope, lift, 1.0))
 
     def jensen_shannon(self) -> list[Effect]:
+        """See `Histograms.jensen_shannon`, C of them: intervals of the divergence, then roots."""
         p, q = self.reference, self.current
         with np.errstate(divide="ignore", invalid="ignore"):
             to_p = np.where(p > 0, np.log2(2 * p / (p + q)), 0.0)
@@ -171,6 +173,7 @@ class _Pairs:
         return named("jensen_shannon", *map(_root, squared))
 
     def hellinger(self) -> list[Effect]:
+        """See `Histograms.hellinger`, C of them: intervals of the squared distance, then roots."""
         p, q = self.reference, self.current
         value = np.maximum(0.0, 1 - np.sqrt(p * q).sum(axis=1))
         with np.errstate(divide="ignore", invalid="ignore"):

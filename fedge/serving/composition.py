@@ -135,6 +135,7 @@ class _Counted:
         self._engine, self._served = engine, stats.served
 
     async def infer(self, inputs: Inputs, marks: Marks) -> Served:
+        """See `Engine.infer`."""
         try:
             served = await self._engine.infer(inputs, marks)
         except RequestError:

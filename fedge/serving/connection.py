@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
     # --- what the transport calls ---------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
+        """See `asyncio.Protocol`: the caller now has `Pace.header_s` seconds for its first head."""
         self._transport = transport
         self._tls = transport.get_extra_info("sslcontext") is not None
         peer = transport.get_extra_info("peername")
@@ -116,6 +117,7 @@ class Connection(asyncio.Protocol):
         self._front.connections.add(self)
 
     def connection_lost(self, _: Exception | None) -> None:
+        """See `asyncio.Protocol`: what waits is forgotten, the app that is answering is told."""
         self._front.connections.discard(self)
         if self._closed is not None:
             self._closed()
@@ -126,6 +128,11 @@ class Connection(asyncio.Protocol):
         self._parser = self._arriving = None
 
     def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`: have bytes parsed, keep them within bounds, begin what can begin.
+
+        What is no HTTP is answered with 400, and too much head or framing with 431; then the
+        connection closes.
+        """
         if self._deaf:
             return
         body_bytes = self._body_bytes
@@ -172,6 +179,7 @@ class Connection(asyncio.Protocol):
                 self._deaf = False
 
     def eof_received(self) -> bool:
+        """See `asyncio.Protocol`: after a whole request the caller still gets its answer."""
         last = self._queue[-1] if self._queue else self._current
         if self._tls or last is None or not last.complete:
             return False
@@ -190,6 +198,7 @@ class Connection(asyncio.Protocol):
     # --- what the parser calls ------------------------------------------------------------
 
     def on_message_begin(self) -> None:
+        """A request's first bytes came. With too many waiting the parser is stopped by an error."""
         if len(self._queue) >= MAX_WAITING:
             self._hear_no_more()
             raise RuntimeError("the parser has to stop here")
@@ -203,6 +212,7 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Note a header, its name in small letters as ASGI wants it."""
         if self._stage % 3 == BODY:
             return  # of a trailer, which is none of the headers: they were acted upon
         name = name.lower()
@@ -211,6 +221,7 @@ class Connection(asyncio.Protocol):
             self._expects_continue = True
 
     def on_headers_complete(self) -> None:
+        """Line the request up, with its ASGI scope. Its app is begun when its turn has come."""
         self._stage += 1
         parser, url = self._parser, self._url
         if not url.startswith(b"/"):
@@ -232,6 +243,7 @@ class Connection(asyncio.Protocol):
         self._queue.append(self._arriving)
 
     def on_body(self, part: bytes) -> None:
+        """Hand a piece of body to its request; where nobody wants it any more, only count it."""
         exchange = self._arriving
         if exchange is None:
             raise RuntimeError("a body follows headers")
@@ -246,6 +258,7 @@ class Connection(asyncio.Protocol):
         exchange.wake()
 
     def on_message_complete(self) -> None:
+        """The request is whole. After one that wants the connection closed no other is heard."""
         self._stage += 1
         exchange, self._arriving = self._arriving, None
         if exchange is None:

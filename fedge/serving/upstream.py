@@ -302,6 +302,7 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's are none by inheritance
 
     def data_received(self, data: bytes) -> None:
+        """See `asyncio.Protocol`: have an answer parsed; what is none, or too long, ends here."""
         if self._parser is None or self._answer is None or self._answer.done():
             self.abort()  # nobody asked: what follows could be taken for the next answer
             return
@@ -318,6 +319,7 @@ class _Connection(asyncio.Protocol):
         self.usable = False  # and closed by the loop
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See `asyncio.Protocol`: whoever waits for an answer gets an error, see `ask`."""
         self.usable = False
         if self._answer is None or self._answer.done():
             return
@@ -335,6 +337,7 @@ class _Connection(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        """Refuse an answer whose end nobody could tell; one to HEAD is whole already."""
         parser = self._parser
         if parser is None:
             return
@@ -355,6 +358,7 @@ class _Connection(asyncio.Protocol):
         self._body.append(body)
 
     def on_message_complete(self) -> None:
+        """The answer is whole, unless it only was an interim one (status 1xx)."""
         parser = self._parser
         if parser is None:
             return

@@ -178,6 +178,11 @@ def allow_handles(connections: int) -> None:
 
 
 def main() -> int:
+    """Serve one slot until the supervisor, or a signal, ends it; dies with the supervisor.
+
+    Returns:
+        the exit status: `EXIT_OK` when drained, `EXIT_FAILED` when it must not serve.
+    """
     die_with_parent()
     parser = argparse.ArgumentParser(prog="fedge.serving.worker")
     parser.add_argument("--config", type=Path, required=True)

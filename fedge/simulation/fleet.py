@@ -30,7 +30,7 @@ from fedge.simulation.gateway import (
 from fedge.tasks.code import TaskCode
 from fedge_flows import candidates
 from fedge_flows.alerts import Alert
-from fedge_flows.monitor import Actions, Monitored, monitor
+from fedge_flows.monitor import Actions, Monitored, Planned, monitor
 from fedge_flows.progress import Announcer, Claims
 from fedge_flows.retrain import initial_vector
 from fedge_server.app import status_of
@@ -127,10 +127,11 @@ class SimulatedFleet:
         self._candidates = folder / "candidates"
         self._shelf = Shelf()
         self._released: dict[int, tuple[Path, str]] = {}
+        witness = Identity.from_seed(np.random.default_rng([options.seed, 3]).bytes(32))
         ingest = Ingest(
             self._database,
             self.clock,
-            Identity.from_seed(np.random.default_rng([options.seed, 3]).bytes(32)),
+            witness,
             max_payload_bytes=MAX_REPORT_BYTES,
             simulated=True,
         )
@@ -142,7 +143,7 @@ class SimulatedFleet:
             window_slots=options.window_slots,
             label_watermark_windows=options.label_watermark_windows,
             shelf=self._shelf,
-            post=_Line(ingest, Ledgers(self._database)),
+            post=_Line(ingest, Ledgers(self._database), witness),
             clock=self.clock,
         )
         self.gateways = [
@@ -245,19 +246,18 @@ class SimulatedFleet:
             facts=self.facts,
             references=references,
             settings=self.options.drift,
-            plan=lambda release: plan_training(
-                self.policy,
-                self.options.training,
-                candidates.planned_dimension(
-                    self._released[release][0], self.options.training.adapter
-                ),
-            ),
+            plan=self._planned,
             release_sha256=lambda release: self._released[release][1],
             task=self.code.schema.name,
             announcer=self._announcer,
             actions=Actions(log=self.facts.interventions, channels=(_Silent(),), clock=self.clock),
             judge=judge,
         )
+
+    def _planned(self, release: int) -> Planned:
+        training = self.options.training
+        dimension = candidates.planned_dimension(self._released[release][0], training.adapter)
+        return Planned(plan_training(self.policy, training, dimension))
 
     def _release(
         self, folder: Path, build: Callable[[Path], None], result: RunResult | None
@@ -286,6 +286,7 @@ class _Line:
 
     ingest: Ingest
     ledgers: Ledgers
+    witness: Identity
 
     def __call__(self, envelope: bytes) -> int:
         try:
@@ -295,4 +296,4 @@ class _Line:
         return 200
 
     def get(self, path: str, max_bytes: int) -> tuple[int, bytes]:
-        return read_ledger(self.ledgers, path)
+        return read_ledger(self.ledgers, self.witness, path)

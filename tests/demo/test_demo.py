@@ -24,7 +24,9 @@ from fedge.demo.guard import marked_processes
 from fedge.demo.streams import evaluation_set, stream_of
 from fedge.demo.summary import spendings
 from fedge.identity import Identity
+from fedge.learning.chosen import carried_choice, shipped_choice
 from fedge.privacy.rdp import conversion
+from fedge.records import CHOICE_FILE
 from fedge.review.verifier import verify_bundle
 from fedge.serving.scoring import Model
 from fedge.statefile import StateFile
@@ -90,6 +92,24 @@ def test_the_loop_closed(summary: dict[str, Any]) -> None:
     assert summary["update_bytes"] * 20 <= summary["full_model_bytes"]
     accuracy = summary["accuracy"]
     assert accuracy["undrifted_before"] - accuracy["undrifted_after"] <= 0.01
+
+
+def test_the_release_carries_the_study_that_chose_its_adapter(
+    finished: RunFolder, summary: dict[str, Any]
+) -> None:
+    """The shipped one: signed with the release, followed by the run, named by the report."""
+    run = cohort_run(finished.plan(), finished)
+    with finished.facts() as facts:
+        (spec,) = (r.spec for r in facts.runs() if r.spec.run_id == run.run_id)
+    candidate = finished.candidate(run.run_id)
+    choice = carried_choice(candidate, spec)
+
+    assert choice is not None and choice.to_bytes() == shipped_choice("digits")
+    assert choice.chosen.differs(spec.plan) == ""
+    assert read_manifest(candidate).files[CHOICE_FILE].sha256 == spec.choice_sha256
+    assert summary["release"]["adapter_choice_sha256"] == choice.content_sha256
+    page = (finished.path / "compliance.html").read_text()
+    assert f"study {choice.content_sha256[:16]}" in page
 
 
 def test_accuracies_are_counted_from_the_evaluations(

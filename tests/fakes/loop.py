@@ -43,6 +43,7 @@ from fedge.demo.services import free_ports
 from fedge.errors import OutboundError
 from fedge.lifetime import die_with_parent
 from fedge.models.hardware import hardware_class
+from fedge.models.weights import weights_to_bytes
 from fedge.privacy.policy import new_policy, write_policy
 from fedge.profiles.build import build_reference
 from fedge.records import (
@@ -59,6 +60,7 @@ from fedge_server.admin import admit, fleet_state, init_server
 from fedge_server.database import Database
 from fedge_server.facts import Facts
 from fedge_server.fleet import GatewayState
+from fedge_server.witness import open_witness
 
 WINDOW_SLOTS, BLOCK_WINDOWS = 10, 40
 DEADLINE_S = 60.0
@@ -115,6 +117,7 @@ class ToyCentre:
                 inputs=inputs[:8], logits_float=(logits[:8] + golden_shift).astype(np.float32)
             ),
             "model.float.onnx": model,
+            "weights.npz": weights_to_bytes({"input_adapter.shift": np.zeros(4, np.float32)}),
         }
         for name, data in files.items():
             (folder / name).write_bytes(data)
@@ -279,7 +282,8 @@ class Loop:
         self.coordinator = Coordinator(folder / "centre")
         self.url = f"http://127.0.0.1:{port}"
         try:
-            self.gateway = ToyGateway(folder / "gw", self.centre, self.url)
+            key = open_witness(self.centre.settings).public_key.hex()
+            self.gateway = ToyGateway(folder / "gw", self.centre, self.url, witness_key=key)
             self.gateway.start()
             self.coordinator.url()
             self.wait_for_status(lambda s: s.release == 1 and s.install_state == "committed")

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fakes.flower_fleet import DIMENSION, make_spec, sealed_answer
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 import fedge.flower
 from fedge.errors import OutboundError, RunFailedError, SettingError
-from fedge.flower import MESSAGE_TYPE, RECORD
+from fedge.flower import MESSAGE_TYPE, RECORD, RUN_KEY
 from fedge.identity import Identity
 from fedge.records import RoundRequest, RunResult
 from fedge.simulation.grid import InProcessGrid
@@ -19,6 +19,8 @@ from fedge_client.frames import AgentAnswer
 from fedge_server.objects import ObjectStore
 from fedge_server.round_files import RunFiles
 from fedge_server.rounds import GridExchange, conduct
+from fedge_server.rounds import app as server_app
+from fedge_server.superlink import SETTINGS_VARIABLE
 
 
 def agent(identity: Identity, change: float):  # type: ignore[no-untyped-def]
@@ -70,6 +72,31 @@ def test_a_real_run_refuses_simulated_updates(
         conduct(files, GridExchange(InProcessGrid(nodes), 10))
     assert (folder / "failed.json").exists()
     assert not (folder / "result.json").exists()
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_the_settings_decide_whose_updates_a_run_takes(
+    tmp_path: Path, identities: list[Identity], monkeypatch: pytest.MonkeyPatch, simulated: bool
+) -> None:
+    """A staging centre takes what simulated gateways seal, a real one nothing of it."""
+    config = tmp_path / "server.toml"
+    said = "simulated = true\n" if simulated else ""
+    patience = "[training]\nround_timeout_s = 10\n"
+    config.write_text(f'data_dir = "data"\npolicy = "policy.toml"\n{said}{patience}')
+    run = tmp_path / "data" / "objects" / "runs" / "run-1"
+    run.mkdir(parents=True)
+    (run / "spec.json").write_bytes(make_spec(identities[:3]).to_bytes())
+    np.save(run / "initial.npy", np.zeros(DIMENSION, dtype="<f4"))
+    monkeypatch.setenv(SETTINGS_VARIABLE, str(config))
+    grid = InProcessGrid({i + 2: agent(one, 1.0) for i, one in enumerate(identities[:3])})
+    context = Context(1, 1, {}, RecordDict(), {RUN_KEY: "run-1"})
+
+    if simulated:
+        server_app(grid, context)
+    else:
+        with pytest.raises(RunFailedError):
+            server_app(grid, context)
+    assert (run / "result.json").exists() == simulated
 
 
 def test_a_silent_gateway_is_waited_for_and_then_fails_the_run(

@@ -10,6 +10,14 @@ from evidently.legacy.calculations.stattests import get_stattest
 
 
 def scores(values, reference_rows, window):
+    """(last row, score) of each window: the largest over the columns, higher meaning drift.
+
+    Columns of at most five values are categories; Evidently chooses the test of each by itself.
+
+    Args:
+        values: float[n, d], reference rows first.
+        window: rows of each window; an incomplete last one is left out.
+    """
     reference = [pd.Series(column) for column in values[:reference_rows].T]
     kinds = ["cat" if series.nunique() <= 5 else "num" for series in reference]
     for start in range(reference_rows, len(values) - window + 1, window):

@@ -10,6 +10,12 @@ from frouros.detectors.data_drift import KSTest
 
 
 def ks(values, rows, window):
+    """(last row, score) of each window: minus the smallest p-value of any column's KS test.
+
+    Args:
+        values: float[n, d], of which the first `rows` are the reference.
+        window: rows of each window; an incomplete last one is left out.
+    """
     tests = []
     for column in values[:rows].T:
         test = KSTest()

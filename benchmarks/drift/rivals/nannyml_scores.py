@@ -13,6 +13,11 @@ warnings.filterwarnings("ignore")
 
 
 def univariate(reference, current, window):
+    """Of each chunk its last row within `current`, and its largest distance over the columns.
+
+    Jensen-Shannon distance to the reference, 0 to 1. Both tables are pandas frames with the same
+    numeric columns; `window` is the rows of a chunk.
+    """
     calculator = nannyml.UnivariateDriftCalculator(
         column_names=list(reference.columns),
         chunk_size=window,
@@ -24,6 +29,10 @@ def univariate(reference, current, window):
 
 
 def reconstruction(reference, current, window):
+    """Of each chunk its last row within `current`, and how odd its reconstruction error is.
+
+    Arguments as `univariate`.
+    """
     calculator = nannyml.DataReconstructionDriftCalculator(
         column_names=list(reference.columns), chunk_size=window
     ).fit(reference)

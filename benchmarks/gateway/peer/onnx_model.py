@@ -11,6 +11,7 @@ class OnnxModel(MLModel):
     """One float32 input; answers `logits` and `class`."""
 
     async def load(self) -> bool:
+        """Open the file that the model's `uri` names, on one thread that does not spin."""
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -23,6 +24,7 @@ class OnnxModel(MLModel):
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
+        """Answer n rows, float32[n, ...], with `logits` [n, classes] and `class`, int64[n]."""
         values = NumpyCodec.decode_input(payload.inputs[0]).astype(np.float32, copy=False)
         logits = self._session.run(["logits"], {self._input: values})[0]
         return InferenceResponse(

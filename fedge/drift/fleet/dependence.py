@@ -123,6 +123,7 @@ class _Form:
 
     @classmethod
     def of(cls, fitted: Floats, length: int) -> _Form:
+        """Of the long-run variance over `length` windows; `fitted` as for `estimate`."""
         matrix = long_run_form(fitted, length)
         wandering = matrix @ wander_correlation(len(matrix))
         return cls(

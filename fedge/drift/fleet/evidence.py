@@ -45,6 +45,14 @@ def evidence_of(
     effect: float,
     windows: int,
 ) -> Evidence:
+    """What a verdict keeps of a diagnosis; figures to six digits, NaN and infinity as None.
+
+    Args:
+        accuracy: expected before and after the onset, 0 to 1; None where not both are known.
+        rise: rates of labelled errors; None without labels.
+        effect: see `Evidence.effect`.
+        windows: how many since the onset were looked at.
+    """
     return Evidence(
         windows=windows,
         features=cause.features,

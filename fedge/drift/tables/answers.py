@@ -126,6 +126,11 @@ def surprise(facts: Facts) -> Floats:
 
 
 def residual_of(index: int) -> Score:
+    """Whether the truth is the class with this index, minus the probability that it was given.
+
+    NaN where the truth is missing. A row's score lies between -1 and 1.
+    """
+
     def score(facts: Facts) -> Floats:
         truth = truth_of(facts)
         rest: Floats = held(truth == index, truth) - np.asarray(facts.probabilities)[:, index]

@@ -34,6 +34,11 @@ class Cells:
     cell: dict[str, int]
 
     def scores(self, column: Column) -> Floats:
+        """Scores of any rows, float64[n, cells]: 1 in a row's cell, else 0; NaN where missing.
+
+        A category that the reference had not counts as `unseen`, by its text: numbers of
+        categories may differ between tables.
+        """
         missing = np.isnan(column.values)
         unseen = len(self.statistics) - 1
         texts = _texts(column)
@@ -91,6 +96,7 @@ def _texts(column: Column) -> tuple[str, ...]:
 
 
 def fit_cells(column: Column) -> Cells:
+    """The cells of a column of categories or booleans, from its reference rows."""
     present = column.values[~np.isnan(column.values)].astype(np.int64)
     texts = _texts(column)
     counts = np.bincount(present, minlength=len(texts))

@@ -12,7 +12,7 @@ large enough too; no drift is said only where a shift would have been seen.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,6 +117,7 @@ class _Work:
     min_effect: float
 
     def run(self, say: Say) -> Comparison:
+        """Test what is common to both tables, and put the findings together; see `compare`."""
         pairs, verdicts = sorted_out(self.reference, self.current)
         least = min(self.reference.rows, self.current.rows)
         if least < LEAST_ROWS:
@@ -135,28 +136,49 @@ class _Work:
         beyond = [*([relations] if relations else []), *(Unit((trial,), 1) for trial in outputs)]
         own = [Unit(column.trials, len(column.trials)) for column in columns]
         family = Family.of([*own, *beyond])
+        verdicts |= self._of_columns(tested, columns, copies, family)
+        for pair in pairs:
+            verdicts.setdefault(pair[0].name, untested(pair, "holds no value to compare"))
+        gone = {c.name for c in verdicts.values() if c.state == "drift"}
+        moved = self._beyond(beyond, len(columns), gone, family)
+        say("looking for the cause")
+        return self._result(verdicts, moved, notes, (), tuple(copies.values()))
+
+    def _of_columns(
+        self,
+        tested: Sequence[ColumnTrials],
+        columns: Sequence[ColumnTrials],
+        copies: Mapping[str, Copy],
+        family: Family,
+    ) -> dict[str, ColumnVerdict]:
+        """The verdict on each of `tested`, by name; `columns` are those of them that are no copies,
+        in the order of the family's first units."""
+        found: dict[str, ColumnVerdict] = {}
         place_of = {column.reference.name: place for place, column in enumerate(columns)}
         for column, effects in zip(tested, effects_of(tested), strict=True):
             name = column.reference.name
             copy = copies.get(name)
             place = place_of[copy.original if copy else name]
-            verdicts[name] = self._verdict(column, family, place, effects)
+            found[name] = self._verdict(column, family, place, effects)
         for copy in copies.values():
             # One test for both: what is true of the original is true of the copy.
-            verdicts[copy.name] = as_copy(verdicts[copy.name], verdicts[copy.original])
-        for pair in pairs:
-            verdicts.setdefault(pair[0].name, untested(pair, "holds no value to compare"))
-        gone = {c.name for c in verdicts.values() if c.state == "drift"}
-        others = (
+            found[copy.name] = as_copy(found[copy.name], found[copy.original])
+        return found
+
+    def _beyond(
+        self, units: Sequence[Unit], first: int, drifted: set[str], family: Family
+    ) -> tuple[Moved, ...]:
+        """What moved of relations and outputs, strongest first; `first` is their place in `family`.
+
+        That a column moved may change its relations; it is said once.
+        """
+        found = (
             self._moved(trial, family, place)
-            for place, unit in enumerate(beyond, start=len(columns))
+            for place, unit in enumerate(units, start=first)
             for trial in unit.trials
-            # That a column moved may change its relations; it is said once.
-            if trial.statistic.group != "structure" or not gone & {*trial.statistic.columns}
+            if trial.statistic.group != "structure" or not drifted & {*trial.statistic.columns}
         )
-        moved = sorted((m for m in others if m), key=lambda m: -m.strength)
-        say("looking for the cause")
-        return self._result(verdicts, tuple(moved), notes, (), tuple(copies.values()))
+        return tuple(sorted((one for one in found if one), key=lambda one: -one.strength))
 
     def _copies(self, pairs: Sequence[Pair]) -> list[Copy]:
         """Columns that repeat another one in the reference, and still do in the current table."""

@@ -131,6 +131,7 @@ def _told(moved: list[Moved]) -> list[Moved]:
     top = moved[0].strength
 
     def echo(one: Moved) -> bool:
+        """Whether a statistic tells of the others' movement only; the strongest one never does."""
         columns = one.statistic.columns
         if one.statistic.group != "structure":
             return False
@@ -245,6 +246,7 @@ def new_fault(
     start, end = int(windows.start[0]), int(windows.end[-1])
 
     def broken(one: Moved) -> bool:
+        """Whether a moved statistic shows a column of its own to be broken now, and not before."""
         column = one.statistic.columns[0]
         before = stream.column(column).values[watch.start : watch.end]
         return (

@@ -146,6 +146,7 @@ class _Run:
         self.faulty: Trace | None = None
 
     def result(self) -> Replay:
+        """Go through the stream, from one reference and its alarm to the next; see `replay`."""
         first = watch = self._fit(0, self.rows, None)
         position = resumed = 0
         while position < len(self.starts):
