@@ -261,7 +261,7 @@ class FaultyGateway:
         """Run the agent until all is done, or until it dies; answers its exit status."""
         self.feed(HALF)
         self.start(fault)
-        if self.wait(lambda: self.reported() >= 2, "two reports"):
+        if self.wait(lambda: self.decided() >= 2, "two windows are over"):
             self.feed(ALL_ROWS)
             self.wait(self.done, "all is reported")
         # One that is still starting has not learnt to end in peace.
@@ -297,6 +297,14 @@ class FaultyGateway:
         reports = [e.payload for e in self.envelopes() if e.header.kind == "report"]
         return len({decode_report(payload).window for payload in reports})
 
+    def decided(self) -> int:
+        """Windows that the centre knows, and those whose report a killed process lost."""
+        try:
+            ((withheld,),) = self.rows("SELECT withheld FROM watch") or [(0,)]
+        except sqlite3.OperationalError:  # the agent has made no state file yet
+            return 0
+        return self.reported() + int(withheld)
+
     def rows(self, query: str) -> list[Any]:
         """A look into the state file, beside whoever writes it."""
         db = sqlite3.connect(f"file:{self.state_dir / 'state.sqlite'}?mode=ro", uri=True)
@@ -312,8 +320,7 @@ class FaultyGateway:
 
     def told(self, windows: int) -> bool:
         """The centre knows so many windows or that they are gaps, and every entry of the ledger."""
-        ((withheld,),) = self.rows("SELECT withheld FROM watch") or [(0,)]
-        if self.reported() + withheld < windows:
+        if self.decided() < windows:
             return False
         ((waiting,),) = self.rows("SELECT COUNT(*) FROM spool WHERE state = 'waiting'")
         ((next_entry,),) = self.rows("SELECT next_seq FROM audit_trail")

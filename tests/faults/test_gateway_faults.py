@@ -3,6 +3,7 @@ refused, and no caller of the inference port notices."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,13 +23,20 @@ from fedge.records import GatewayStatus, WindowReport
 from fedge.statefile import StateFile
 
 
-def check_windows(reports: Sequence[WindowReport], slots: int) -> None:
-    """Every played slot lies in exactly one reported window, but those of the open one."""
-    assert [r.window for r in reports] == list(range(len(reports)))
-    ends = [r.first_slot + r.slots for r in reports]
-    assert [r.first_slot for r in reports] == [0, *ends[:-1]]
-    assert ends[-1] == slots - slots % WINDOW_SLOTS
-    assert sum(r.dropped for r in reports) == 0
+def check_windows(reports: Sequence[WindowReport], slots: int, gaps: Sequence[int] = ()) -> None:
+    """Every played slot lies in exactly one window that is reported, or that the ledger calls
+    lost; but those of the open one."""
+    windows = range(slots // WINDOW_SLOTS)
+    assert sorted([*gaps, *(r.window for r in reports)]) == [*windows]
+    assert all(r.first_slot == r.window * WINDOW_SLOTS for r in reports)
+    assert all(r.slots == WINDOW_SLOTS and r.dropped == 0 for r in reports)
+
+
+def lost_windows(entries: Sequence[bytes]) -> list[int]:
+    """Windows whose noise was under way when a process ended."""
+    read = [json.loads(entry) for entry in entries]
+    window = {e["reservation"]: e["window"] for e in read if e["kind"] == "window"}
+    return [window[e["reservation"]] for e in read if e["kind"] == "lost"]
 
 
 @contextmanager
@@ -45,7 +53,10 @@ def closed_ledger(loop: Loop) -> Iterator[Ledger]:
 
 @pytest.mark.slow
 def test_a_killed_agent_loses_no_slot_and_no_charge(loop: Loop) -> None:
-    """SIGKILL while windows close, three times: each window is reported once, all are charged."""
+    """SIGKILL while windows close, three times: each window is reported once, all are charged.
+
+    Only what the killed agent was noising may be missing: the ledger says which window that is.
+    """
     gateway = loop.gateway
     stood: list[list[bytes]] = []
     with Load(gateway.port, callers=2, pause_s=0.02) as load:
@@ -56,9 +67,11 @@ def test_a_killed_agent_loses_no_slot_and_no_charge(loop: Loop) -> None:
         loop.wait_for_windows(len(loop.reports()) + 5)
     assert load.failed == []
     slots = gateway.next_slot()
+    gaps = lost_windows(gateway.entries())
+    assert len(gaps) <= 3
 
-    reports = loop.wait_for_windows(slots // WINDOW_SLOTS)
-    check_windows(reports, slots)
+    reports = loop.wait_for_windows(slots // WINDOW_SLOTS - len(gaps))
+    check_windows(reports, slots, gaps)
     wait_until(lambda: gateway.spooled_reports() == 0, DEADLINE_S, "the spool drains")
     assert gateway.facts()["agent_restarts"] == 3
     assert gateway.facts()["worker_restarts"] == 0
@@ -68,7 +81,8 @@ def test_a_killed_agent_loses_no_slot_and_no_charge(loop: Loop) -> None:
     with closed_ledger(loop) as ledger:
         ledger.check_chain()
         charged = {s.block for s in ledger.spendings() if s.telemetry_nano > 0}
-    assert charged == {r.block for r in reports}
+    assert charged >= {r.block for r in reports}
+    assert len(charged) - len({r.block for r in reports}) <= len(gaps)
 
 
 @pytest.mark.slow

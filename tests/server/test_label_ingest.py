@@ -117,7 +117,7 @@ def test_a_damaged_row_is_never_skipped(centre: Centre) -> None:
     with centre.database.writing() as connection:
         connection.execute(update(envelopes).values(envelope=b"damaged"))
 
-    with pytest.raises(StateError, match="labels"):
+    with pytest.raises(StateError, match="label report"):
         centre.facts.labels()
 
 
