@@ -7,7 +7,7 @@ TORCH_VERSION := 2.13.0
 ARGS ?=
 AREA ?= loop
 
-.PHONY: setup demo test check audit bench bench-peers soak study notebooks clean
+.PHONY: setup demo test test-soak check audit bench bench-peers soak study notebooks clean
 .DEFAULT_GOAL := setup
 
 setup: $(READY)
@@ -28,6 +28,10 @@ demo: $(READY)
 # Two processes, a file each at a time: what a file's tests share is made once.
 test: $(READY)
 	@$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+# The same promises tried at length: two minutes on two cores.
+test-soak: $(READY)
+	@$(BIN)/python -m pytest -n 2 -m soak $(ARGS)
 
 check: $(READY)
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports

@@ -112,6 +112,10 @@ class RunWatcher:
         full = min(view.statuses[name].windows - self._committed_at[name] - 1 for name in cohort)
         if full < self.plan.baseline_windows:
             return "re-baselining", False
+        # Where rows were dropped a baseline takes more windows than these.
+        episodes = view.assessment.episodes if view.assessment else ()
+        if any(episode.state == "re-baselining" for episode in episodes):
+            return "re-baselining", False
         judged = full >= self.plan.baseline_windows + self.plan.watch_windows
         return "watching the new release", judged
 

@@ -499,7 +499,7 @@ class Watched:
         return getattr(self._db, name)
 
 
-@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("stride", [7, pytest.param(1, marks=pytest.mark.soak)])
 def test_a_kill_at_any_write_loses_nothing_and_charges_once(tmp_path: Path, stride: int) -> None:
     """Windows, statuses, evictions, gap records, sending: after a kill at any statement every
     number is whole and accounted for, the ledger's chain holds, and each window that was closed

@@ -31,7 +31,7 @@ def test_a_refused_write_changes_nothing(make_faulty: MakeFaulty, undisturbed: U
             check_disturbed(make_faulty, undisturbed, how, number)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_kills_at_writes_of_every_sort_change_nothing(
     make_faulty: MakeFaulty, undisturbed: Undisturbed
 ) -> None:

@@ -48,7 +48,7 @@ def test_a_simulated_fleet_closes_the_loop(tmp_path: Path) -> None:
     fleet.close()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_fifty_gateways_live_through_a_day(tmp_path: Path) -> None:
     """Fifty gateways, a virtual day of hourly windows: every window is reported, none alarms."""
     fleet = digits_fleet(
