@@ -152,5 +152,5 @@ def _of_server(path: Path) -> Ledgers:
     settings = ServerSettings.load(path)
     identity = open_witness(settings)
     with Database(settings.database) as database:
-        found = collect_fleet(settings, database, witness_key=identity.public_key.hex())
+        found = collect_fleet(settings, database, identity)
     return Ledgers(found.source, identity, found.lags)

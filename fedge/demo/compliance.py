@@ -41,7 +41,7 @@ def leave_bundle(folder: RunFolder) -> str:
     settings, path = folder.settings, folder.path / BUNDLE
     witness = open_witness(settings)
     with Database(settings.database) as database:
-        found = collect_fleet(settings, database, witness_key=witness.public_key.hex())
+        found = collect_fleet(settings, database, witness)
     source = with_evidence(
         found.source,
         audits=evidence_files(folder.path.parent / "audit"),

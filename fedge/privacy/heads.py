@@ -51,6 +51,16 @@ def witness_head(identity: Identity, head: SignedHead, at: float) -> WitnessedHe
     return witnessed.model_copy(update={"signature": identity.sign(witnessed.signed).hex()})
 
 
+def confirmed_again(identity: Identity, witnessed: WitnessedHead) -> WitnessedHead:
+    """The same confirmation under the present key of the witness.
+
+    Who took the entries over, with the database, vouches for what an earlier key confirmed.
+    """
+    if witnessed.witness == identity.public_key.hex():
+        return witnessed
+    return witness_head(identity, witnessed.head, witnessed.at)
+
+
 def verify_witnessed(
     witnessed: WitnessedHead, witness_key: bytes, public_key: bytes | None = None
 ) -> None:
@@ -71,16 +81,13 @@ def verify_witnessed(
 
 
 def witness_standing(identity: Identity, standing: LedgerStanding, nonce: str) -> WitnessedStanding:
-    """Answer the question `nonce` for a ledger's standing.
-
-    A head that was confirmed under an earlier key is confirmed again under the present one: who
-    took the entries over vouches for them.
-    """
-    head, witness = standing.witnessed, identity.public_key.hex()
-    if head is not None and head.witness != witness:
-        again = witness_head(identity, head.head, head.at)
+    """Answer the question `nonce` for a ledger's standing, all of it under the present key."""
+    if standing.witnessed is not None:
+        again = confirmed_again(identity, standing.witnessed)
         standing = standing.model_copy(update={"witnessed": again})
-    answer = WitnessedStanding(standing=standing, nonce=nonce, witness=witness, signature=UNSIGNED)
+    answer = WitnessedStanding(
+        standing=standing, nonce=nonce, witness=identity.public_key.hex(), signature=UNSIGNED
+    )
     return answer.model_copy(update={"signature": identity.sign(answer.signed).hex()})
 
 

@@ -23,6 +23,7 @@ from fedge.review.evidence import read_controller, with_evidence
 from fedge.review.report.build import build_report
 from fedge.review.report.files import write_report
 from fedge.review.report.model import Verdict
+from fedge.review.report.verdict_words import deviation_words
 from fedge.review.verifier import verify_bundle
 from fedge_server.database import Database
 from fedge_server.review import LedgerLag, collect_fleet
@@ -61,7 +62,7 @@ def make_compliance(settings: ServerSettings, database: Database, at: float) -> 
         SettingError: the controller's file is wrong.
     """
     own, witness = settings.compliance, open_witness(settings)
-    found = collect_fleet(settings, database, witness_key=witness.public_key.hex())
+    found = collect_fleet(settings, database, witness)
     if not found.source.gateways:
         raise StateError("no gateway sent a ledger entry yet: there is nothing to report about")
     source = with_evidence(
@@ -89,7 +90,9 @@ def make_compliance(settings: ServerSettings, database: Database, at: float) -> 
         if lag.lags:
             log.warning("%s (%s): %s", lag.name, lag.gateway, lag.describe())
     if report.deviation is not None and not staged:
-        raise BundleError(f"the ledgers were rejected: {report.deviation.what} ({folder})")
+        raise BundleError(
+            f"the ledgers were rejected: {deviation_words(report.deviation)} ({folder})"
+        )
     return ComplianceRun(folder=folder, verdict=report.verdict, lags=found.lags)
 
 

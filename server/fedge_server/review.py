@@ -13,7 +13,9 @@ from typing import Any
 from fedge.audit.evidence import ONE_RUN, evidence_files
 from fedge.config import ServerSettings
 from fedge.errors import StateError
+from fedge.identity import Identity
 from fedge.learning.chosen import choice_object
+from fedge.privacy.heads import confirmed_again
 from fedge.records import AuditEvidence, ReleaseManifest, sha256_hex
 from fedge.review.evidence import CHOICE, with_evidence
 from fedge.review.source import BundleSource, GatewayLedger, ReleaseFact, RunFact
@@ -78,14 +80,14 @@ class FleetExport:
     lags: tuple[LedgerLag, ...]
 
 
-def collect_fleet(settings: ServerSettings, database: Database, *, witness_key: str) -> FleetExport:
+def collect_fleet(settings: ServerSettings, database: Database, witness: Identity) -> FleetExport:
     """Every admitted gateway's ledger, all runs, all published releases and audits of them.
 
     Works while the coordinator runs. A gateway that never sent an entry is named among the
     lags and is no part of the bundle.
 
     Args:
-        witness_key: the coordinator's public key, in hex.
+        witness: the coordinator's key. What an earlier one confirmed is confirmed again under it.
 
     Raises:
         StateError: what is stored cannot be read.
@@ -97,7 +99,9 @@ def collect_fleet(settings: ServerSettings, database: Database, *, witness_key: 
     for gateway in fleet.admitted():
         entries = tuple(reader.entries(gateway.fingerprint))
         witnessed = reader.witnessed(gateway.fingerprint)
-        confirmed = tuple(one for one in witnessed if one.head.size <= len(entries))
+        confirmed = tuple(
+            confirmed_again(witness, one) for one in witnessed if one.head.size <= len(entries)
+        )
         one = GatewayLedger(
             gateway=gateway.fingerprint,
             public_key=gateway.public_key,
@@ -113,7 +117,7 @@ def collect_fleet(settings: ServerSettings, database: Database, *, witness_key: 
     source = BundleSource(
         made_by="coordinator",
         simulated=settings.simulated,
-        witness_key=witness_key,
+        witness_key=witness.public_key.hex(),
         gateways=tuple(ledgers),
         runs=tuple(_run(objects, run) for run in facts.runs()),
         releases=_releases(settings),

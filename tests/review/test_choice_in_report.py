@@ -174,7 +174,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 def exported(tmp_path: Path, database: Database) -> BundleSource:
     settings = ServerSettings.load(tmp_path / "host" / "server.toml")
-    return collect_fleet(settings, database, witness_key="ab" * 32).source
+    return collect_fleet(settings, database, CENTRE).source
 
 
 def test_the_centre_adds_the_studies_that_its_runs_name(tmp_path: Path, database: Database) -> None:

@@ -27,9 +27,10 @@ from fedge_server.database import Database
 from fedge_server.facts import Facts
 from fedge_server.fleet import Fleet
 from fedge_server.ingest import Ingest
+from fedge_server.ledgers import Ledgers
 from fedge_server.objects import ObjectStore
 from fedge_server.review import FleetExport, LedgerLag, collect_fleet
-from fedge_server.witness import open_witness
+from fedge_server.witness import KEY_FILE, open_witness
 
 
 @pytest.fixture
@@ -45,8 +46,7 @@ def database(settings: ServerSettings) -> Iterator[Database]:
 
 
 def export(settings: ServerSettings, database: Database) -> FleetExport:
-    key = open_witness(settings).public_key.hex()
-    return collect_fleet(settings, database, witness_key=key)
+    return collect_fleet(settings, database, open_witness(settings))
 
 
 def push_status(
@@ -76,6 +76,29 @@ def test_what_is_exported_verifies(
     assert verdict.proven, (verdict.deviations, verdict.findings)
     assert read_bundle(path).source.gateways[0].entries == own
     assert [lag.describe() for lag in found.lags] == [""]
+
+
+def test_under_a_new_witness_key_the_whole_copy_is_confirmed(
+    settings: ServerSettings, database: Database, tmp_path: Path
+) -> None:
+    """Also what an earlier key had confirmed: its owner vouches for what it took over."""
+    with played_gateway(tmp_path) as one:
+        one.ledger.open_block(0)
+        one.window(0, 0)
+        push_ledger(database, settings, one)
+        first = len(one.ledger.entries())
+        (settings.data_dir / KEY_FILE).unlink()
+        one.window(1, 0)
+        push_ledger(database, settings, one, first=first)
+    found, key = export(settings, database), open_witness(settings)
+    path = tmp_path / "b.zip"
+    write_bundle(path, found.source, key, 1.0)
+    verdict = verify_bundle(path, witness_key=key.public_key.hex())
+
+    assert (
+        len({one.witness for one in Ledgers(database).witnessed(gateway_key(0).fingerprint)}) == 2
+    )
+    assert verdict.proven, (verdict.deviations, verdict.findings)
 
 
 def test_a_gateway_that_says_it_has_more_lags(

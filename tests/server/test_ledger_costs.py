@@ -167,8 +167,7 @@ def test_reviews_read_each_batch_a_fixed_number_of_times(
 
     def review() -> object:
         if reading == "a bundle of it":
-            key = WITNESS.public_key.hex()
-            return collect_fleet(log.settings, log.database, witness_key=key)
+            return collect_fleet(log.settings, log.database, WITNESS)
         return ledgers_state(log.database, WITNESS.public_key, 9.0)
 
     with (
