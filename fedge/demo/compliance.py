@@ -24,6 +24,7 @@ from fedge.review.report.build import build_report
 from fedge.review.report.files import write_report
 from fedge.review.report.verdict_words import verdict_words
 from fedge.review.verifier import verify_bundle
+from fedge_server.admin import ledgers
 from fedge_server.database import Database
 from fedge_server.review import collect_fleet
 from fedge_server.witness import open_witness
@@ -68,6 +69,15 @@ def leave_bundle(folder: RunFolder) -> str:
         f"ledgers verified ({verdict_words(report)}), worst block epsilon {budget.epsilon:.3f} of "
         f"{budget.epsilon_cap:g}"
     )
+
+
+def lagging(folder: RunFolder) -> list[str]:
+    """Names of gateways that have ledger entries which the coordinator has not confirmed yet."""
+    return [
+        one.name
+        for one in ledgers(folder.settings).gateways
+        if one.lag or one.entries > (one.witnessed_size or 0)
+    ]
 
 
 def class_accuracy(folder: RunFolder) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fedge.demo.centre import Centre
-from fedge.demo.compliance import leave_bundle
+from fedge.demo.compliance import lagging, leave_bundle
 from fedge.demo.display import Display
 from fedge.demo.facts import RunFolder, cohort_run
 from fedge.demo.gateways import DemoGateway, connect, make_gateways, start_gateway
@@ -33,6 +33,7 @@ from fedge.errors import FedgeError, OutboundError
 
 LOOK_INTERVAL_S = 2.0
 RUN_TIMEOUT_S = 900.0
+HAND_OVER_TIMEOUT_S = 20.0
 VERSIONS = ("flwr", "prefect", "torch", "onnxruntime", "pyarrow", "opendp", "tuf", "datasketches")
 
 
@@ -159,6 +160,7 @@ def _until_closed(
             display.say("ending the fleet")
             for player in players.values():
                 player.stop()
+            _until_ledgers_arrived(folder, services)
             services.end_others("evaluation")
             display.say("evaluating")
             services.finish("evaluation", deadline - time.monotonic())
@@ -166,6 +168,14 @@ def _until_closed(
         if time.monotonic() > deadline:
             raise OutboundError(f"the loop did not close in {RUN_TIMEOUT_S:g} s ({view.phase})")
         time.sleep(LOOK_INTERVAL_S)
+
+
+def _until_ledgers_arrived(folder: RunFolder, services: Services) -> None:
+    """Let the gateways hand over their last entries; what is late is named in the bundle."""
+    deadline = time.monotonic() + HAND_OVER_TIMEOUT_S
+    while time.monotonic() < deadline and lagging(folder):
+        services.check()
+        time.sleep(LOOK_INTERVAL_S / 2)
 
 
 def _write_results(

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from cryptography.hazmat.primitives import serialization
-from fakes.centre import report
+from fakes.centre import report, status
 from fakes.ledger_fleet import (
     DAY,
     FEATURE_EVENT,
@@ -32,7 +32,7 @@ from fakes.releases import FAMILY, ReleaseWorld
 from fedge.audit.evidence import AuditedCase, AuditEvidence, write_evidence
 from fedge.delivery.candidate import countersign, publish, stage
 from fedge.demo import compliance
-from fedge.demo.compliance import BUNDLE, class_accuracy, leave_bundle
+from fedge.demo.compliance import BUNDLE, class_accuracy, lagging, leave_bundle
 from fedge.demo.evaluation import CLEAN, COLUMNS, COMMITTED, FAULT, FIRST, NONPRIVATE
 from fedge.demo.facts import RunFolder
 from fedge.demo.plan import make_plan
@@ -190,6 +190,18 @@ def test_it_leaves_a_bundle_that_verifies_and_a_page(tmp_path: Path) -> None:
     assert line.startswith("ledgers verified (proven")
     page = (folder.path / "compliance.html").read_text()
     assert "REJECTED" not in page and "UNPROVEN" not in page and "Not measured" not in page
+
+
+def test_it_is_known_whose_ledger_is_not_all_here(tmp_path: Path) -> None:
+    """A demo waits for these before it ends its gateways."""
+    folder = ended(tmp_path)
+    assert lagging(folder) == []
+
+    told = Envelope.seal(gateway_key(1), "status", 50_000, status(ledger_entries=99).to_bytes())
+    witness = open_witness(folder.settings)
+    with Database(folder.settings.database) as database:
+        Ingest(database, lambda: 2.0, witness, max_payload_bytes=2**20).accept(told.to_bytes())
+    assert lagging(folder) == ["site-1"]
 
 
 def test_a_stranger_s_approval_is_rejected_and_the_bundle_kept(tmp_path: Path) -> None:
