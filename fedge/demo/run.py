@@ -161,7 +161,7 @@ def _until_closed(
             for player in players.values():
                 player.stop()
             _until_ledgers_arrived(folder, services)
-            services.end_others("evaluation")
+            services.end_others("evaluation", first=folder.gateways)
             display.say("evaluating")
             services.finish("evaluation", deadline - time.monotonic())
             return view

@@ -7,7 +7,7 @@ import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from fedge.demo.guard import MARK, Guard
@@ -78,13 +78,22 @@ class Services:
         process.kill()
         process.wait()
 
-    def end_others(self, kept: str, *, grace_s: float = 15.0) -> None:
-        """End every process but one in good order: SIGTERM, and time to hand over what it holds."""
-        others = {name: p for name, p in self._running.items() if name != kept}
-        for process in others.values():
+    def end_others(self, kept: str, *, first: Collection[str], grace_s: float = 15.0) -> None:
+        """End every process but one in good order: SIGTERM, and time to hand over what it holds.
+
+        Args:
+            first: processes that end before the rest, to which they may have a last word to say.
+        """
+        others = [name for name in self._running if name != kept]
+        self._end([name for name in others if name in first], grace_s)
+        self._end([name for name in others if name not in first], grace_s)
+
+    def _end(self, names: Sequence[str], grace_s: float) -> None:
+        ended = {name: self._running[name] for name in names}
+        for process in ended.values():
             process.terminate()
         deadline = time.monotonic() + grace_s
-        for name, process in others.items():
+        for name, process in ended.items():
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:

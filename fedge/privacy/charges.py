@@ -26,12 +26,16 @@ def events_nano(events: Iterable[PrivacyEvent], alpha: int) -> int:
 
 def fits(reserved: Iterable[PrivacyEvent], parts: Iterable[PrivacyEvent]) -> bool:
     """Whether `parts` together ask for no release that `reserved` does not hold."""
-    left: dict[Parameters, int] = {}
-    for event in reserved:
-        left[parameters(event)] = left.get(parameters(event), 0) + event.count
-    for event in parts:
-        left[parameters(event)] = left.get(parameters(event), 0) - event.count
-    return all(count >= 0 for count in left.values())
+    left = releases(reserved)
+    return all(left.get(one, 0) >= count for one, count in releases(parts).items())
+
+
+def releases(events: Iterable[PrivacyEvent]) -> dict[Parameters, int]:
+    """How many releases `events` are, by mechanism."""
+    counts: dict[Parameters, int] = {}
+    for event in events:
+        counts[parameters(event)] = counts.get(parameters(event), 0) + event.count
+    return counts
 
 
 def parameters(event: PrivacyEvent) -> Parameters:

@@ -86,6 +86,39 @@ class Frontier:
         return cls(size, tuple(data[start : start + HASH_BYTES] for start in parts))
 
 
+class Roots:
+    """The roots over every beginning of a growing list, each from some log2(size) hashes."""
+
+    def __init__(self) -> None:
+        self._levels: list[list[bytes]] = [[]]
+
+    def append(self, leaf: bytes) -> None:
+        """Take in another leaf hash."""
+        for level in range(len(self._levels) + 1):
+            if level == len(self._levels):
+                self._levels.append([])
+            subtrees = self._levels[level]
+            subtrees.append(leaf)
+            if len(subtrees) & 1:
+                return
+            leaf = node_hash(subtrees[-2], subtrees[-1])
+
+    def of(self, size: int) -> bytes:
+        """The root over the first `size` leaves.
+
+        Raises:
+            ProofError: there are not so many.
+        """
+        if not 0 <= size <= len(self._levels[0]):
+            raise ProofError(f"there is no beginning of {size} among {len(self._levels[0])} leaves")
+        peaks, start = [], 0
+        for level in reversed(range(size.bit_length())):
+            if size >> level & 1:
+                peaks.append(self._levels[level][start >> level])
+                start += 1 << level
+        return Frontier(size, tuple(peaks)).root
+
+
 # --- proofs ---------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from fedge.errors import RecordError, SettingError, SignatureError, StateError, UnknownEventError
 from fedge.identity import fingerprint
 from fedge.privacy.approval import check_approval
-from fedge.privacy.charges import cap_at, events_nano, fits, takes_noise
+from fedge.privacy.charges import Parameters, cap_at, events_nano, parameters, releases, takes_noise
 from fedge.privacy.entries import (
     FIRST_HASH,
     Adopted,
@@ -31,7 +31,7 @@ from fedge.privacy.entries import (
     WindowReserved,
     read_entry,
 )
-from fedge.privacy.merkle import root_of
+from fedge.privacy.merkle import Roots
 from fedge.privacy.policy import check_policy
 from fedge.privacy.rdp import telemetry_nano
 from fedge.records import PolicyApproval, PrivacyEvent, PrivacyPolicy
@@ -59,7 +59,10 @@ class Totals:
         excluded: what the guarantee leaves out, by block.
         erased: record ids that erasures were asked for.
         recovered_through: up to this block nothing is left; -1 before any recovery.
+        left: releases of each reservation that were neither settled nor lost, by mechanism.
         hashes: the leaf hash of each entry, 32 bytes.
+        roots: over every beginning of the chain.
+        latest_block: the largest number that was opened; -1 before the first.
     """
 
     simulated: bool = False
@@ -81,7 +84,10 @@ class Totals:
     excluded: set[tuple[int, Exclusion]] = field(default_factory=set)
     erased: int = 0
     recovered_through: int = -1
+    left: dict[int, dict[Parameters, int]] = field(default_factory=dict)
     hashes: list[bytes] = field(default_factory=list)
+    roots: Roots = field(default_factory=Roots)
+    latest_block: int = -1
 
     def cap_nano(self, block: int) -> int:
         """What an open block may spend in all, lowered by every policy adopted since."""
@@ -108,6 +114,7 @@ def replay(entries: Iterable[bytes]) -> Totals:
             raise StateError(f"ledger entry {seq} {fault}")
         previous = entry.hash
         totals.hashes.append(bytes.fromhex(previous))
+        totals.roots.append(totals.hashes[-1])
     return totals
 
 
@@ -166,6 +173,7 @@ def _open(totals: Totals, entry: Opened) -> str:
     totals.policies[entry.block] = entry.policy
     totals.epsilons[entry.block] = entry.policy.epsilon
     totals.training_nano[entry.block] = 0
+    totals.latest_block = max(totals.latest_block, entry.block)
     return ""
 
 
@@ -213,6 +221,7 @@ def _reserve(totals: Totals, entry: WindowReserved | RunReserved, blocks: tuple[
     if entry.reservation in totals.reserved:
         return f"uses reservation {entry.reservation} a second time"
     totals.reserved[entry.reservation] = entry.events
+    totals.left[entry.reservation] = releases(entry.events)
     totals.blocks[entry.reservation] = blocks
     return ""
 
@@ -243,10 +252,11 @@ def _use(totals: Totals, entry: Settled | Lost, does: str) -> str:
         return f"{does} {entry.key!r} a second time"
     if part in totals.lost:
         return f"{does} {entry.key!r}, which was lost"
-    used = totals.used.setdefault(entry.reservation, [])
-    used.append(entry.event)
-    if not fits(totals.reserved.get(entry.reservation, ()), used):
+    left, mechanism = totals.left.get(entry.reservation, {}), parameters(entry.event)
+    if left.get(mechanism, 0) < entry.event.count:
         return f"{does} more than reservation {entry.reservation} holds"
+    left[mechanism] -= entry.event.count
+    totals.used.setdefault(entry.reservation, []).append(entry.event)
     return ""
 
 
@@ -266,10 +276,10 @@ def _erase(totals: Totals, entry: Erased) -> str:
 
 
 def _recover(totals: Totals, entry: Recovered) -> str:
-    if entry.through_block < max((totals.recovered_through, *totals.policies)):
+    if entry.through_block < max(totals.recovered_through, totals.latest_block):
         return "leaves a budget to a block that was known before"
-    known = totals.hashes[: entry.witnessed_size]
-    if len(known) != entry.witnessed_size or root_of(known).hex() != entry.witnessed_root:
+    known = entry.witnessed_size <= len(totals.hashes)
+    if not known or totals.roots.of(entry.witnessed_size).hex() != entry.witnessed_root:
         return "names a confirmed head that is not of this chain"
     totals.recovered_through = entry.through_block
     return ""

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
+import fedge.privacy.replay as replaying
 from fedge.errors import RecordError, StateError
 from fedge.identity import Identity
+from fedge.privacy import charges, merkle
 from fedge.privacy.approval import approve
 from fedge.privacy.entries import (
     FIRST_HASH,
@@ -362,6 +367,43 @@ class TestRecoveries:
         """A block that was open cannot keep what it had."""
         with pytest.raises(StateError, match="leaves a budget"):
             replay(begun(policy, opened(policy, 7), recovered(through=6)))
+
+
+class TestCosts:
+    """What one entry costs does not grow with what lies before it."""
+
+    def parts(self, policy: PrivacyPolicy, count: int) -> list[bytes]:
+        event = SMALL.model_copy(update={"count": count})
+        keys = [f"part-{number}" for number in range(count)]
+        return begun(policy, run(0, event), *(settled(0, key) for key in keys))
+
+    def recoveries(self, policy: PrivacyPolicy, count: int) -> list[bytes]:
+        known = [BEGIN, adopted(policy), opened(policy), *[erased(1)] * count]
+        again = recovered(0, len(known), tree_hash(chained(*known)).hex())
+        return chained(*known, *[again] * count)
+
+    @pytest.mark.parametrize("kind", ["parts", "recoveries"])
+    def test_twice_the_entries_cost_twice_as_much(
+        self, policy: PrivacyPolicy, kind: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls = [0]
+
+        def counted(function: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*given: object) -> object:
+                calls[0] += 1
+                return function(*given)
+
+            return call
+
+        monkeypatch.setattr(merkle, "node_hash", counted(merkle.node_hash))
+        monkeypatch.setattr(charges, "parameters", counted(charges.parameters))
+        monkeypatch.setattr(replaying, "parameters", counted(charges.parameters))
+        costs = []
+        for count in (50, 100):
+            entries, calls[0] = getattr(self, kind)(policy, count), 0
+            replay(entries)
+            costs.append(calls[0])
+        assert costs[1] < 2.5 * costs[0]
 
 
 class TestVersions:

@@ -12,6 +12,7 @@ from fedge.errors import ProofError
 from fedge.privacy.merkle import (
     EMPTY_ROOT,
     Frontier,
+    Roots,
     consistency_proof,
     inclusion_proof,
     leaf_hash,
@@ -110,6 +111,16 @@ def test_a_frontier_is_short_and_read_back(size: int) -> None:
         Frontier.from_bytes(size, frontier.to_bytes() + bytes(32))
     with pytest.raises(ProofError):
         Frontier.from_bytes(-1, b"")
+
+
+def test_every_beginning_has_its_root() -> None:
+    roots = Roots()
+    for size in range(LONGEST):
+        for known in range(size + 1):
+            assert roots.of(known) == tree_hash(entries(known))
+        roots.append(leaf_hash(entries(size + 1)[-1]))
+    with pytest.raises(ProofError):
+        roots.of(LONGEST + 1)
 
 
 def test_inclusion_is_proven_as_defined() -> None:
