@@ -27,6 +27,8 @@ from fedge.review.source import BundleSource, GatewayLedger
 CONTENT_KINDS = ("report", "labels", "update", "counts")
 """Kinds of envelope whose payload derives from records."""
 
+CHANNELS = ("push", "reply")
+
 SHORT = 8
 """Digits of a fingerprint that name a gateway to people: it has no name of its own, the
 coordinator's people give it one."""
@@ -107,6 +109,8 @@ def _artefacts(db: sqlite3.Connection) -> Iterator[Artefact]:
             envelope = Envelope.from_bytes(bytes(data))
         except RecordError:
             continue  # the spool sets damaged bytes aside when it comes to them
+        if channel not in CHANNELS:
+            raise StateError(f"the spool holds an envelope for an unknown channel: {channel!r}")
         yield Artefact.of(envelope, channel)
 
 

@@ -24,7 +24,7 @@ from test_lost_state import (
 )
 from tests_clients import Gateway
 
-from fedge.errors import OutboundError
+from fedge.errors import OutboundError, StateError
 from fedge.identity import Identity
 from fedge.privacy.heads import sign_head, verify_witnessed, witness_head
 from fedge.privacy.merkle import tree_hash
@@ -313,3 +313,13 @@ class TestBelieved:
         agent_of(gateway).standing.confirm(centre.get)
 
         assert len(centre.asked) == 1
+
+
+def test_a_spool_with_an_unknown_channel_is_damage(gateway: Gateway) -> None:
+    """Named as such, like all other damage of the state file."""
+    play(gateway, 1)
+    with gateway.agent.state.transaction() as db:
+        changed = db.execute("UPDATE spool SET channel = 'elsewhere' WHERE kind = 'report'")
+    assert changed.rowcount == 1
+    with pytest.raises(StateError, match="unknown channel: 'elsewhere'"):
+        collect_gateway(gateway.settings)
