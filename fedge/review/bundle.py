@@ -208,7 +208,7 @@ def read_bundle(path: Path) -> Bundle:
             raise BundleError(f"{name} is not the file that was signed")
     try:
         return _assembled(index, files, sha256_hex(data))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BundleError(f"the bundle's index or a line lacks something: {error!r}") from error
 
 
@@ -225,6 +225,8 @@ def _unzipped(data: bytes) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            if sum(info.file_size for info in archive.infolist()) > len(data):
+                raise BundleError("the bundle is no whole zip file: its files lie in one another")
             for info in archive.infolist():
                 if info.compress_type != zipfile.ZIP_STORED or info.filename in files:
                     raise BundleError(f"{info.filename} is compressed or stands there twice")
@@ -237,7 +239,7 @@ def _unzipped(data: bytes) -> dict[str, bytes]:
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:
     try:
         value = json.loads(files[name])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise BundleError(f"the bundle has no readable {name}") from error
     if not isinstance(value, dict):
         raise BundleError(f"{name} is no JSON object")

@@ -65,7 +65,8 @@ def read_controller(path: Path | None) -> Mapping[str, Any]:
         return {}
     try:
         values = tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # Numbers without end and too deep a nesting are no TOMLDecodeError.
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingError(f"cannot read {path}: {error}") from error
     for name, value in values.items():
         texts = value.values() if isinstance(value, dict) else (value,)

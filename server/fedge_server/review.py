@@ -95,8 +95,11 @@ def collect_fleet(settings: ServerSettings, database: Database, witness: Identit
     facts, fleet = Facts(database, lambda: 0.0), Fleet(database, lambda: 0.0)
     reader, objects = Ledgers(database), ObjectStore(settings.objects_dir)
     states = {state.fingerprint: state for state in fleet.state().gateways}
+    # What came of ledgers is read before them: its entries were stored before it was.
+    runs, releases = [_run(objects, run) for run in facts.runs()], _releases(settings)
     ledgers, lags = [], []
     for gateway in fleet.admitted():
+        artefacts = reader.artefacts(gateway.fingerprint, objects)
         entries = tuple(reader.entries(gateway.fingerprint))
         witnessed = reader.witnessed(gateway.fingerprint)
         confirmed = tuple(
@@ -109,18 +112,20 @@ def collect_fleet(settings: ServerSettings, database: Database, witness: Identit
             entries=entries,
             heads=tuple(h for h in reader.heads(gateway.fingerprint) if h.size <= len(entries)),
             witnessed=confirmed,
-            artefacts=reader.artefacts(gateway.fingerprint, objects),
+            artefacts=artefacts,
         )
         lags.append(_lag(states[gateway.fingerprint], one))
         if entries:
             ledgers.append(one)
+    known = {run.spec.run_id for run in runs}
+    runs += [RunFact(spec=run.spec) for run in facts.runs() if run.spec.run_id not in known]
     source = BundleSource(
         made_by="coordinator",
         simulated=settings.simulated,
         witness_key=witness.public_key.hex(),
         gateways=tuple(ledgers),
-        runs=tuple(_run(objects, run) for run in facts.runs()),
-        releases=_releases(settings),
+        runs=tuple(runs),
+        releases=releases,
         evidence={
             "standing": {"gateways": [_standing(lag) for lag in lags]},
             **_choices(objects, facts),

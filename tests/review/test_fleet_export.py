@@ -18,7 +18,7 @@ from fakes.ledger_fleet import (
 
 from fedge.config import ServerSettings
 from fedge.errors import StateError
-from fedge.identity import Envelope
+from fedge.identity import Artefact, Envelope
 from fedge.privacy.policy import write_policy
 from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.verifier import verify_bundle
@@ -99,6 +99,39 @@ def test_under_a_new_witness_key_the_whole_copy_is_confirmed(
         len({one.witness for one in Ledgers(database).witnessed(gateway_key(0).fingerprint)}) == 2
     )
     assert verdict.proven, (verdict.deviations, verdict.findings)
+
+
+def test_what_arrives_meanwhile_is_no_forgery(
+    settings: ServerSettings, database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A gateway charges, settles and sends its next report between any two looks at the database:
+    whatever of it is in the bundle, its entries are, too."""
+    read_entries = Ledgers.entries
+    with played_gateway(tmp_path) as one:
+        one.ledger.open_block(0)
+
+        def arrives() -> None:
+            first, number = len(one.ledger.entries()), len(one.artefacts)
+            one.window(number, 0)
+            push_ledger(database, settings, one, first=first if number else 0)
+
+        def entries(reader: Ledgers, gateway: str, first: int = 0) -> Iterator[bytes]:
+            arrives()
+            return read_entries(reader, gateway, first)
+
+        def artefacts(*_: object) -> tuple[Artefact, ...]:
+            arrives()
+            return tuple(one.artefacts)
+
+        arrives()
+        monkeypatch.setattr(Ledgers, "entries", entries)
+        monkeypatch.setattr(Ledgers, "artefacts", artefacts)
+        found = export(settings, database)
+    path = tmp_path / "b.zip"
+    write_bundle(path, found.source, open_witness(settings), 1.0)
+
+    assert len(found.source.gateways[0].artefacts) == 2
+    assert verify_bundle(path).deviations == ()
 
 
 def test_a_gateway_that_says_it_has_more_lags(

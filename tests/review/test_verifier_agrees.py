@@ -227,8 +227,14 @@ def test_a_lost_draw_is_accepted_and_stays_charged(tmp_path: Path) -> None:
     assert spent == full
 
 
-def test_a_ledger_of_the_first_version_goes_on(tmp_path: Path) -> None:
-    """It says of no entry whose it is and adopts no policy; what follows is of the second one."""
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_ledger_of_the_first_version_goes_on(tmp_path: Path, signed: bool, asked: bool) -> None:
+    """It says of no entry whose it is and adopts no policy; what follows is of the second one.
+
+    Who asks for approvals is told that there is none: what is proven then is proven of a policy
+    that the gateway may have made. Where it was signed later, there is one.
+    """
     one = site(tmp_path, OWN)
     one.window(0, 0)
     one.mark()
@@ -237,18 +243,22 @@ def test_a_ledger_of_the_first_version_goes_on(tmp_path: Path) -> None:
     forger = Forger(path)
 
     def older(entries: list[dict[str, Any]]) -> None:
-        del entries[1]
+        adopted = entries.pop(1)
         for entry in entries:
             entry["schema_version"] = 1
         entries[0].pop("gateway"), entries[0].pop("public_key")
+        if signed:
+            entries.append(adopted)
 
     forger.change_entries(older)
     path.write_bytes(forger.data())
 
-    verdict = verify_bundle(path, **KEYS)
+    verdict = verify_bundle(path, **(KEYS if asked else KEYS | {"reviewer_keys": []}))
 
     assert verdict.deviations == ()
-    assert {"anonymous-ledger", "unsigned-policy"} == {f.kind for f in verdict.findings}
+    found = {f.kind for f in verdict.findings} - {"unpinned"}
+    assert found == {"anonymous-ledger", "unsigned-policy"}
+    assert verdict.proven == (signed or not asked)
 
 
 def test_an_exclusion_is_named(tmp_path: Path) -> None:
@@ -299,11 +309,12 @@ def test_a_quota_that_was_exceeded_is_a_finding(tmp_path: Path) -> None:
     """A rule of the house and no part of the bound: whoever broke it is named, and accepted."""
     one = site(tmp_path, OWN)
     one.window(0, 0)
+    one.ledger.reserve_run("run-1", [0], [FEATURES_EVENT])
     one.mark()
     path = tmp_path / "bundle.zip"
-    write_bundle(path, source(one), CENTRE, MADE_AT)
+    write_bundle(path, source(one, made_by="gateway"), OWN, MADE_AT)
     forger = Forger(path)
-    policy = policy_of(3.0, quotas=(Quota(purpose="features", share=0.01),))
+    policy = policy_of(3.0, quotas=(Quota(purpose="training", share=0.01),))
     approval = approve(policy, REVIEWER, reviewer="R", reason="a quota", at=1.0)
 
     def with_quota(entries: list[dict[str, Any]]) -> None:
@@ -314,12 +325,12 @@ def test_a_quota_that_was_exceeded_is_a_finding(tmp_path: Path) -> None:
         entries[2]["policy"] = entries[1]["policy"]
 
     forger.change_entries(with_quota)
-    path.write_bytes(forger.data())
+    path.write_bytes(forger.data(exporter=OWN))
 
     verdict = verify_bundle(path, **KEYS)
 
     assert verdict.accepted
-    assert [finding.kind for finding in verdict.findings] == ["quota"]
+    assert {finding.kind for finding in verdict.findings} == {"quota", "unchecked-runs"}
 
 
 def test_a_gateway_exports_its_own(tmp_path: Path) -> None:
@@ -346,6 +357,21 @@ def test_a_gateway_exports_its_own(tmp_path: Path) -> None:
     assert verdict.accepted and not verdict.proven
     assert [f.kind for f in verdict.findings if f.unproven] == ["unwitnessed-entries"]
     assert sum(f.kind == "unpinned" for f in verdict.findings) == 3
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_witness_that_nobody_names_is_nobody(tmp_path: Path, named: bool) -> None:
+    """Heads confirmed under some key prove nothing where neither bundle nor caller names it."""
+    one = site(tmp_path, OWN)
+    one.window(0, 0)
+    one.mark()
+    path = tmp_path / "own.zip"
+    write_bundle(path, source(one, made_by="gateway", witness_key=None), OWN, MADE_AT)
+
+    verdict = verify_bundle(path, **(KEYS if named else KEYS | {"witness_key": None}))
+
+    assert verdict.accepted and verdict.proven == named
+    assert ("unnamed-witness" in {f.kind for f in verdict.findings}) != named
 
 
 def _fields(ledger: Any) -> dict[str, Any]:

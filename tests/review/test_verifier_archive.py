@@ -15,7 +15,9 @@ from fakes.honest_bundle import CENTRE, OTHER, OWN, STRANGER, write_honest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedge.privacy.replay import replay
 from fedge.records import canonical
+from fedge.review.bundle import read_bundle
 from fedge.review.verifier import UnreadableBundleError, Verdict, verify_bundle
 
 
@@ -262,6 +264,11 @@ def test_any_value_anywhere_gets_an_answer(honest: Path, where: st.DataObject) -
         assert verdict.facts is not None
         blocks = [block for one in verdict.facts.gateways for block in one.blocks]
         assert all(0 <= block.spent_nano <= block.cap_nano for block in blocks)
+        bundle = read_bundle(
+            honest.with_name("forged.zip")
+        )  # what is accepted, the report can be written of
+        for one in bundle.source.gateways:
+            replay(one.entries)
 
 
 @settings(max_examples=60, deadline=None)

@@ -263,15 +263,28 @@ def under(policy: Any) -> Callable[[Forger], None]:
     return lambda forger: forger.change_entries(change)
 
 
-def test_windows_that_a_quota_withheld_may_have_been_read(honest: Path, tmp_path: Path) -> None:
-    """They are kept by the gateway and in no entry: what is unknown is no manipulation."""
-    quota = policy_of(3.0, quotas=(Quota(purpose="features", share=0.5),))
+@pytest.mark.parametrize("fell", [True, False])
+def test_windows_that_a_quota_withheld_may_have_been_read(
+    honest: Path, tmp_path: Path, fell: bool
+) -> None:
+    """They are kept by the gateway and in no entry: what is unknown is no manipulation. A quota
+    that holds every window, as it does until a block's cap falls, withholds none."""
+    quota = policy_of(3.0, quotas=(Quota(purpose="features", share=0.1),))
     forger = Forger(honest)
     both(under(quota), charged(2), planned(first_window=9, last_window=12))(forger)
+    lower = policy_of(2.0)
+    approval = approve(lower, REVIEWER, reviewer="R", reason="lower", at=2.0)
 
+    def adopt(entries: Entries) -> None:
+        values = {"policy": lower.to_bytes(), "approval": approval.to_bytes()}
+        entries.append(entries[1] | {name: json.loads(data) for name, data in values.items()})
+
+    if fell:
+        forger.change_entries(adopt)
     verdict = judged(tmp_path, forger.data())
 
-    assert verdict.accepted
+    assert verdict.accepted == fell
+    assert fell or [one.kind for one in verdict.deviations] == ["blocks"]
 
 
 # --- how blocks are cut -------------------------------------------------------------------
@@ -361,20 +374,16 @@ def test_one_short_block_is_noted_and_no_more(tmp_path: Path) -> None:
     assert finding.kind == "short-block" and "block 1, after 2" in finding.what
 
 
-@pytest.mark.parametrize(("days", "early"), [(1, 0), (20_000, 2)])
-def test_blocks_of_days_do_not_come_before_their_day(
-    honest: Path, tmp_path: Path, days: int, early: int
-) -> None:
-    """By the clock that counts them; numbers may lag behind, where no record came."""
-    length = BlockLength(kind="seconds", value=86_400 * days)
-    assert (int(BEGAN // length.value) >= 2) == (not early)
+def test_the_number_of_a_day_may_lag_behind_the_clock(honest: Path, tmp_path: Path) -> None:
+    """Where no record came; how fast they follow one another is another question."""
+    length = BlockLength(kind="seconds", value=86_400)
+    assert int(BEGAN // length.value) > 2
     forger = Forger(honest)
     under(policy_of(3.0, block=length))(forger)
 
     verdict = judged(tmp_path, forger.data())
 
-    assert verdict.accepted and verdict.proven == (not early)
-    assert [one.what.partition(" ")[0] for one in verdict.findings] == [str(early)] * bool(early)
+    assert verdict.proven and "early-block" not in {one.kind for one in verdict.findings}
 
 
 # --- honest gateways ----------------------------------------------------------------------

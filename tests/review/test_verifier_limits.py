@@ -32,6 +32,7 @@ from fedge.review.verifier import UnreadableBundleError, Verdict, limits, prices
 from fedge.review.verifier.adoptions import Adoptions
 from fedge.review.verifier.limits import TooMuchError, Work
 from fedge.review.verifier.lines import Lines
+from fedge.review.verifier.releases import Releases
 
 KEYS: dict[str, Any] = {
     "witness_key": CENTRE.public_key.hex(),
@@ -157,6 +158,29 @@ def test_one_too_many_is_refused(
     path.write_bytes(ledger_of(honest, change).data())
 
     assert {one.kind for one in verify_bundle(path).deviations} == {kind}
+
+
+def test_many_families_cost_each_run_no_look_at_all_of_them() -> None:
+    """A base release is looked up, among thousands of that number."""
+    looks = 0
+
+    class Counted(dict[str, Any]):
+        def __getitem__(self, name: str) -> Any:
+            nonlocal looks
+            looks += name == "manifest_sha256"
+            return super().__getitem__(name)
+
+    spec = {"base_release": 1, "base_sha256": "ab" * 32}
+    runs = {f"run-{n}": {"spec": spec, "release": None} for n in range(300)}
+    releases = Releases(runs, lambda _: iter(()), [])
+    for number in range(300):
+        first = {"counter": 1, "family": f"f{number}", "run_id": "initial", "parent": 0}
+        value = {**first, "manifest_sha256": "ab" * 32, "privacy": {"epsilon": 0.0}}
+        releases.add(Counted(value))
+    looks = 0
+    releases.check_runs()
+
+    assert looks == 300
 
 
 def test_charges_are_counted_over_all_ledgers() -> None:

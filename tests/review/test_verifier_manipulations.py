@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.forger import Entry, Forger
+from fakes.forger import STANDING, Entry, Forger, unzipped, zipped
 from fakes.honest_bundle import (
     CENTRE,
     OTHER,
@@ -27,6 +27,7 @@ from fakes.honest_bundle import (
 
 from fedge.privacy.approval import approve
 from fedge.privacy.heads import sign_head
+from fedge.privacy.merkle import leaf_hash
 from fedge.records import SignedHead, canonical, sha256_hex
 from fedge.review.verifier import Verdict, verify_bundle
 
@@ -169,8 +170,8 @@ def recovered(entries: list[Entry], **fields: Any) -> None:
     values = {
         "kind": "recovered",
         "through_block": 1,
-        "witnessed_size": 0,
-        "witnessed_root": sha256_hex(b""),
+        "witnessed_size": 1,
+        "witnessed_root": leaf_hash(canonical(entries[0])).hex(),
         "reason": "restored",
     }
     entries.append(base | values | fields)
@@ -283,6 +284,11 @@ NEVER: dict[str, tuple[Callable[[list[Entry]], None], str, str]] = {
     "opening after a recovery": (opened_after_recovery, "recovered", "opened"),
     "a recovery that leaves a block": (
         lambda entries: recovered(entries, through_block=0),
+        "recovered",
+        "recovered",
+    ),
+    "a recovery from no ledger": (
+        lambda entries: recovered(entries, witnessed_size=0, witnessed_root=sha256_hex(b"")),
         "recovered",
         "recovered",
     ),
@@ -689,6 +695,39 @@ LINKS: dict[str, tuple[Change, str]] = {
     ),
     "a released run without adapter": (run_change(lambda r: r.update(adapter_sha256=None)), "run"),
     "a released run without updates": (run_change(lambda r: r.update(update_sha256=[])), "run"),
+    "a released run that says it led to nothing": (
+        run_change(lambda r: r.update(release=None, adapter_sha256=None, update_sha256=[])),
+        "run",
+    ),
+    "a release that is its own parent": (
+        releases(lambda found: found[0].update(parent=1)),
+        "run",
+    ),
+    "a base release of another family": (
+        releases(
+            lambda found: (
+                found.insert(0, {**found[0], "family": "a"})
+                or found[1].update(manifest_sha256="00" * 32)
+            )
+        ),
+        "run",
+    ),
+    "rounds of another length": (
+        run_change(lambda r: r["spec"]["plan"].update(rounds=5, steps=2)),
+        "run",
+    ),
+    "a plan for an unknown adapter": (
+        run_change(lambda r: r["spec"]["plan"].update(adapter="magic")),
+        "form",
+    ),
+    "a plan off its own grid": (
+        run_change(lambda r: r["spec"]["plan"].update(grid_bits=40)),
+        "form",
+    ),
+    "a release that claims more than is compared": (
+        release_change(privacy={"epsilon": 3.0, "delta": 1e-30}),
+        "form",
+    ),
     "a release number without end": (release_change(counter=10**400), "form"),
     "a release without its price": (release_change(privacy={}), "form"),
 }
@@ -716,6 +755,126 @@ def test_a_release_that_claims_too_little_leaves_the_bound_unproven(
     assert [finding.kind for finding in verdict.findings] == ["release-epsilon"]
 
 
+def test_a_run_that_is_left_out_leaves_the_bound_unproven(honest: Path, tmp_path: Path) -> None:
+    """The coordinator has every run that it planned: without one, nobody can compare which blocks
+    it read. A gateway has none of them."""
+    forger = Forger(honest)
+    del forger.files["runs.jsonl"]
+    releases(lambda found: found.pop())(forger)
+
+    verdict = judged(tmp_path, forger.data())
+
+    assert verdict.accepted and not verdict.proven
+    assert {(one.kind, one.unproven) for one in verdict.findings} == {("unknown-run", True)}
+
+
+def test_a_participant_without_a_ledger_is_missed(honest: Path, tmp_path: Path) -> None:
+    """Gone with all that came of it; the plan still names it."""
+    forger = Forger(honest)
+    theirs = {
+        one["payload_sha256"]
+        for one in forger.read(f"gateways/{OTHER.fingerprint}/artefacts.jsonl")
+    }
+    forger.files = {k: v for k, v in forger.files.items() if OTHER.fingerprint not in k}
+    del forger.files[STANDING]
+    for name in ("update_sha256", "counts_sha256"):
+        run_change(lambda r, name=name: r.update({name: [h for h in r[name] if h not in theirs]}))(
+            forger
+        )
+    index = json.loads(forger.files["bundle.json"])
+    gateways = [one for one in index["gateways"] if one["gateway"] == OWN.fingerprint]
+
+    verdict = judged(tmp_path, forger.data(gateways=gateways), gateway_keys=[OWN.public_key.hex()])
+
+    assert verdict.accepted and not verdict.proven
+    (finding,) = verdict.findings
+    assert finding.kind == "missing-gateway" and OTHER.fingerprint in finding.what
+
+
+def policy_change(**fields: Any) -> Change:
+    """The first policy says something else, which the reviewer signed as it stands."""
+
+    def change(entries: list[Entry]) -> None:
+        values = entries[1]["policy"] | fields
+        approval = {**entries[1]["approval"], "policy_sha256": sha256_hex(canonical(values))}
+        del approval["signature"]
+        signed = REVIEWER.sign(b"fedge policy approval 1\n" + canonical(approval)).hex()
+        entries[1].update(policy=values, approval=approval | {"signature": signed})
+        entries[2]["policy"] = values
+
+    return lambda forger: forger.change_entries(change)
+
+
+def quota(**fields: Any) -> dict[str, Any]:
+    return {"quotas": [{"purpose": "features", "task": "*", "share": 0.5} | fields]}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"public": [""]},
+        {"public": ["x" * 201]},
+        {"window_rho": 1e-12},
+        {"block": {"kind": "windows", "value": 10**6 + 1}},
+        {"block": {"kind": "seconds", "value": 10 * 365 * 86_400 + 1}},
+        {"block": {"kind": ["windows"], "value": 3}},
+        quota(task="digits"),
+        quota(share=0.001),
+        quota(purpose="labels", share=1e-6),
+    ],
+)
+def test_a_policy_that_no_gateway_adopts_is_refused(
+    honest: Path, tmp_path: Path, fields: dict[str, Any]
+) -> None:
+    """The ledger's own replay refuses it, too: two answers about one bundle are none."""
+    forger = Forger(honest)
+    policy_change(**fields)(forger)
+
+    found = first(judged(tmp_path, forger.data()))
+
+    assert found == ("form", OWN.fingerprint, 1)
+
+
+def test_the_same_policy_signed_again_is_no_forgery(honest: Path, tmp_path: Path) -> None:
+    """So what is refused above is refused for what it says."""
+    forger = Forger(honest)
+    policy_change(**quota())(forger)
+
+    assert judged(tmp_path, forger.data()).proven
+
+
+@pytest.mark.parametrize("fields", [{"reviewer": ""}, {"reason": ""}, {"reviewer": "x" * 201}])
+def test_an_approval_says_by_whom_and_why(
+    honest: Path, tmp_path: Path, fields: dict[str, str]
+) -> None:
+    def change(entries: list[Entry]) -> None:
+        approval = entries[1]["approval"] | fields
+        del approval["signature"]
+        signed = REVIEWER.sign(b"fedge policy approval 1\n" + canonical(approval)).hex()
+        entries[1]["approval"] = approval | {"signature": signed}
+
+    forger = Forger(honest)
+    forger.change_entries(change)
+
+    assert first(judged(tmp_path, forger.data()))[0] == "approval"
+
+
+@pytest.mark.parametrize("key", ["01" + "00" * 31, "00" * 31 + "80", "ee" + "ff" * 31])
+def test_a_key_under_which_anything_is_signed_signs_nothing(
+    honest: Path, tmp_path: Path, key: str
+) -> None:
+    """Points of small order: one signature fits many texts, or all of them."""
+    forger = Forger(honest)
+    signature = {"public_key": key, "signature": "01" + "00" * 63}
+    data = forger.data(exporter_key=key, witness_key=key)
+    files = unzipped(data)
+    files["bundle.sig"] = canonical(signature)
+
+    found = first(judged(tmp_path, zipped(files), witness_key=key))
+
+    assert found[0] == "signature"
+
+
 def test_a_run_that_led_to_nothing_needs_no_result(honest: Path, tmp_path: Path) -> None:
     """It may be under way, or have been refused."""
     forger = Forger(honest)
@@ -723,6 +882,18 @@ def test_a_run_that_led_to_nothing_needs_no_result(honest: Path, tmp_path: Path)
     releases(lambda found: found.pop())(forger)
 
     assert judged(tmp_path, forger.data()).proven
+
+
+def test_a_gateway_s_own_export_says_that_no_plan_was_compared(
+    honest: Path, tmp_path: Path
+) -> None:
+    """It has none; the coordinator's bundle does."""
+    forger = Forger(honest)
+    del forger.files["releases.jsonl"], forger.files["runs.jsonl"]
+    verdict = judged(tmp_path, forger.data(exporter=OWN, made_by="gateway"))
+
+    assert verdict.proven
+    assert {(one.kind, one.unproven) for one in verdict.findings} == {("unchecked-runs", False)}
 
 
 def test_a_gateway_s_own_export_knows_no_releases(honest: Path, tmp_path: Path) -> None:

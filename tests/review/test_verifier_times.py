@@ -27,7 +27,7 @@ from fakes.honest_bundle import (
 from fedge.privacy.approval import approve
 from fedge.privacy.heads import sign_head, witness_head
 from fedge.privacy.merkle import tree_hash
-from fedge.records import BlockLength, canonical
+from fedge.records import BlockLength, SignedHead, canonical
 from fedge.review.verifier import Finding, Verdict, verify_bundle
 
 KEYS: dict[str, Any] = {
@@ -93,7 +93,7 @@ def younger(honest: Path, *, told: bool) -> Forger:
 
 
 def test_a_verdict_says_as_of_when_it_holds(honest: Path) -> None:
-    """For each gateway its last confirmation, in all the earliest of these; to programs, too."""
+    """For each gateway its last confirmed head, in all the earliest of these; to programs, too."""
     facts = verify_bundle(honest, **KEYS).facts
 
     assert facts is not None
@@ -181,16 +181,54 @@ def test_the_exporters_own_words_tell_what_was_cut_off(honest: Path, tmp_path: P
     assert f"{before - size} entries more than the {size}" in found.what
 
 
-@pytest.mark.parametrize("name", ["announced", "beyond_gap"])
-def test_entries_that_are_elsewhere_are_counted(honest: Path, tmp_path: Path, name: str) -> None:
-    """Announced by the gateway, or behind a gap."""
+@pytest.mark.parametrize(
+    ("name", "later", "unproven"),
+    [
+        ("announced", 10_000.0, True),
+        ("announced", 60.0, False),
+        ("announced", None, True),
+        ("beyond_gap", 60.0, True),
+    ],
+)
+def test_entries_that_are_elsewhere_are_counted(
+    honest: Path, tmp_path: Path, name: str, later: float | None, unproven: bool
+) -> None:
+    """Announced by the gateway, or behind a gap; what it announced just now may be on its way."""
     forger = Forger(honest)
-    forger.know(OWN.fingerprint, **{name: len(forger.entries) + 1})
+    at = max(head["at"] for head in forger.read(forger.own("heads")))
+    known = {name: len(forger.entries) + 1, "status_at": None if later is None else at + later}
+    forger.know(OWN.fingerprint, **known)
 
     verdict = judged(tmp_path, forger.data())
 
-    assert verdict.accepted and not verdict.proven
+    assert verdict.accepted and verdict.proven != unproven
     assert "1 entry more" in only(verdict, "lagging").what
+
+
+@pytest.mark.parametrize("signed_again", [False, True])
+def test_an_old_head_that_is_confirmed_anew_stays_old(
+    honest: Path, tmp_path: Path, signed_again: bool
+) -> None:
+    """The coordinator's key alone does not make a ledger younger; the gateway's own signature over
+    as many entries, made later, does."""
+    later = 90 * DAY
+    forger = younger(honest, told=False)
+    for who in (OWN, OTHER):
+        forger.identity, forger.folder = who, f"gateways/{who.fingerprint}"
+        lines = forger.files[forger.own("entries")].splitlines()
+        old = SignedHead.from_bytes(canonical(forger.read(forger.own("heads"))[0]))
+        again = sign_head(who, old.size, tree_hash(lines).hex(), BEGAN + later)
+        kept = [old, again] if signed_again else [old]
+        forger.write(forger.own("heads"), [json.loads(one.to_bytes()) for one in kept])
+        confirmed = witness_head(CENTRE, old, BEGAN + later)
+        forger.write(forger.own("witnessed"), [json.loads(confirmed.to_bytes())])
+
+    verdict = judged(tmp_path, forger.data(made_at=MADE_AT + later))
+
+    assert verdict.accepted and verdict.facts is not None
+    assert verdict.proven == signed_again
+    assert kinds(verdict) == (set() if signed_again else {"stale"})
+    assert ((verdict.facts.as_of or 0.0) > BEGAN + later - DAY) == signed_again
 
 
 def test_a_gateway_whose_ledger_was_left_out_is_lagging(honest: Path, tmp_path: Path) -> None:
@@ -279,6 +317,19 @@ def test_a_head_signed_long_after_it_was_confirmed_is_odd(
 
     assert verdict.proven
     assert kinds(verdict) == ({"odd-clock"} if odd else set())
+
+
+@pytest.mark.parametrize("at", [1e300, -5.0])
+def test_a_witness_beyond_the_calendar_is_odd(honest: Path, tmp_path: Path, at: float) -> None:
+    forger = Forger(honest)
+    last = SignedHead.from_bytes(canonical(forger.read(forger.own("heads"))[-1]))
+    confirmed = witness_head(CENTRE, last, at)
+    forger.write(forger.own("witnessed"), [json.loads(confirmed.to_bytes())])
+
+    verdict = judged(tmp_path, forger.data())
+
+    assert verdict.accepted and "odd-clock" in kinds(verdict)
+    assert all(len(one.what) < 200 for one in verdict.findings)
 
 
 def backwards(entries: list[dict[str, Any]]) -> None:

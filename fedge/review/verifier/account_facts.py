@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from fedge.review.verifier import prices
 from fedge.review.verifier.accounts import Account
-from fedge.review.verifier.freshness import as_of
 from fedge.review.verifier.heads import Heads
 from fedge.review.verifier.replay import Replay
 from fedge.review.verifier.reserved import Reserved
@@ -35,7 +34,7 @@ def gateway_facts(about: Mapping[str, str], replay: Replay, heads: Heads) -> Gat
             _block(replay, block, account) for block, account in sorted(replay.accounts.items())
         ),
         charges=tuple(_charge(reserved) for reserved in replay.book.reservations.values()),
-        as_of=as_of(heads),
+        as_of=heads.as_of,
     )
 
 

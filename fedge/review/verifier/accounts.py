@@ -49,6 +49,19 @@ class Account:
     def spent_nano(self) -> int:
         return self.training_nano + self.policy.telemetry_nano
 
+    @property
+    def withholds_windows(self) -> bool:
+        """Whether a quota refuses reports of windows by now, so that these are in no entry.
+
+        When it opened no quota did; its cap fell since.
+        """
+        price = prices.share(self.policy.values["window_rho"], self.policy.alpha)
+        limit = max(self.cap_nano, self.spent_nano)
+        return any(
+            quota["purpose"] == "features" and Fraction(quota["share"]) * limit < price
+            for quota in self.policy.values.get("quotas", ())
+        )
+
     def charge_window(self, window: int, purpose: str, nano: int) -> str:
         """Take what is reserved about a window; says what forbids it, if anything."""
         total = self.window_nano.get(window, 0) + nano

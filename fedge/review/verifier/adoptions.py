@@ -34,7 +34,8 @@ class Adoptions:
     approval: Mapping[str, Any] | None = None
     number: int = 0
     _falls: list[tuple[int, float]] = field(default_factory=list)
-    _unsigned: set[str] = field(default_factory=set)
+    _unsigned: dict[str, int] = field(default_factory=dict)
+    _signed: set[str] = field(default_factory=set)
 
     def adopt(self, entry: Mapping[str, Any]) -> None:
         """Take in the policy that is in force from this entry on.
@@ -49,6 +50,7 @@ class Adoptions:
             fault = approval_fault(approval, policy, self.reviewer_keys)
             if fault:
                 raise Fault("approval", f"adopts a policy that was not approved: {fault}")
+            self._signed.add(policy.sha256)
         elif self.reviewer_keys:
             raise Fault("approval", "adopts a policy that none of the named reviewers approved")
         else:
@@ -70,10 +72,21 @@ class Adoptions:
         return self._falls[place][1] if place < len(self._falls) else float("inf")
 
     def note_unsigned(self, policy: Policy, entry: int) -> None:
-        """Say once of each policy that nobody signed it."""
-        if policy.sha256 not in self._unsigned:
-            self._unsigned.add(policy.sha256)
-            self._note("unsigned-policy", "nobody signed the policy that it adopted", entry)
+        """A policy is in use from this entry on, and nobody signed it there."""
+        self._unsigned.setdefault(policy.sha256, entry)
+
+    def conclude(self) -> None:
+        """Say once of each policy that it was used and not signed.
+
+        Entries of the first version hold no approvals. Who named reviewers wants to know that one
+        of them allowed it: that does not follow, unless the same policy was signed elsewhere.
+        """
+        for sha256, entry in self._unsigned.items():
+            unproven = bool(self.reviewer_keys) and sha256 not in self._signed
+            what = "nobody signed the policy that it adopted"
+            if unproven:
+                what += ", so none of the named reviewers did"
+            self._note("unsigned-policy", what, entry, unproven=unproven)
 
     def _compare(
         self, policy: Policy, approval: Mapping[str, Any] | None, entry: Mapping[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -13,9 +14,11 @@ SET_BACK_S = 60.0
 """A clock that is corrected by less is no news."""
 
 
-def odd_clock(gateway: str, what: str, entry: int | None = None) -> Finding:
-    """A gateway's clock was wrong; its bound does not rest on it."""
-    return Finding(kind="odd-clock", what=what, gateway=gateway, entry=entry)
+def odd_clock(
+    gateway: str, what: str, entry: int | None = None, *, unproven: bool = False
+) -> Finding:
+    """A gateway's clock was wrong; its bound rests on it only where that cuts blocks."""
+    return Finding(kind="odd-clock", what=what, gateway=gateway, entry=entry, unproven=unproven)
 
 
 def date(at: float) -> str:
@@ -31,16 +34,21 @@ class EntryTimes:
 
     Args:
         findings: takes the first odd one of each sort.
+
+    Attributes:
+        earliest: of all entries so far.
     """
 
     gateway: str
     findings: list[Finding]
+    earliest: float = math.inf
     _latest: float = 0.0
     _outside: bool = False
     _back: bool = False
 
     def add(self, seq: int, at: float) -> None:
         """Take in an entry's time."""
+        self.earliest = min(self.earliest, at)
         if not moment(at):
             self._outside = self._outside or self._note(
                 seq, "its clock was not between 1970 and 2200"

@@ -105,7 +105,7 @@ SHAPES: Mapping[tuple[str, int], Shape] = {
     ("run", 2): {
         **_RUN,
         "purposes": listed(one_of("training", "evaluation"), least=1),
-        "task": word,
+        "task": lambda value: word(value) and len(value) <= 64,
         "base_release": nullable(count),
         "base_sha256": nullable(hex64),
     },

@@ -18,6 +18,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from fedge.review.verifier.limits import MAX_DOCUMENT, MAX_TEXT, MAX_WORD
 
+_SMALL_ORDER = frozenset(
+    (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""y of the points of order 1, 2, 4 and 8, in each of its encodings, without the sign of x."""
+
 Check = Callable[[Any], bool]
 Shape = Mapping[str, Check]
 
@@ -79,7 +92,12 @@ def fingerprint(public_key: str) -> str:
 
 
 def signed_by(public_key: str, signature: str, data: bytes) -> bool:
-    """Whether an Ed25519 signature fits; key and signature in hex."""
+    """Whether an Ed25519 signature fits; key and signature in hex.
+
+    Never under a point of small order: some signatures fit every text there, so nobody signed.
+    """
+    if public_key[:-2] + f"{int(public_key[-2:], 16) & 0x7F:02x}" in _SMALL_ORDER:
+        return False
     try:
         key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(public_key))
         key.verify(bytes.fromhex(signature), data)
@@ -141,6 +159,11 @@ def text(value: Any) -> bool:
     return isinstance(value, str) and len(value) <= MAX_TEXT
 
 
+def said(most: int) -> Check:
+    """Words for people, not none and not too many."""
+    return lambda value: isinstance(value, str) and 1 <= len(value) <= most
+
+
 def word(value: Any) -> bool:
     """Text that may be shown as it is: without line breaks and terminal commands."""
     return isinstance(value, str) and len(value) <= MAX_WORD and value.isprintable()
@@ -166,6 +189,8 @@ count = whole(0, 2**53)
 hex64 = matches("[0-9a-f]{64}")
 hex128 = matches("[0-9a-f]{128}")
 name32 = matches("[0-9a-f]{32}")
+plain_name = matches(r"[A-Za-z0-9_][A-Za-z0-9_.\- ]{0,63}")
+run_name = matches(r"[a-z0-9][a-z0-9\-]{0,63}")
 
 
 def _no_number(constant: str) -> NoReturn:

@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fedge.review.verifier.clocks import DAY, date, odd_clock
+from fedge.review.verifier.form import moment
 from fedge.review.verifier.heads import Heads
 from fedge.review.verifier.replay import Replay
 from fedge.review.verifier.verdict import Finding
+from fedge.review.verifier.words import counted
 
 STALE_S = 3 * DAY
 """A gateway reports each window and notes each charge: silence for longer is noted, unless three
@@ -19,11 +21,6 @@ of its blocks are longer still."""
 LONGEST_S = 30 * DAY
 SKEW_S = 3600.0
 """By which the clocks of an exporter and of a witness may differ."""
-
-
-def as_of(heads: Heads) -> float | None:
-    """When the ledger was as it is in the bundle, as far as anybody signed that."""
-    return heads.signed_at if heads.witnessed_at is None else heads.witnessed_at
 
 
 def earliest(moments: Sequence[float | None]) -> float | None:
@@ -34,12 +31,16 @@ def earliest(moments: Sequence[float | None]) -> float | None:
 
 def check_times(replay: Replay, heads: Heads, made_at: float) -> list[Finding]:
     """Findings about the times of a ledger's heads and of the export."""
-    gateway, since, findings = heads.gateway, as_of(heads), []
+    gateway, since, findings = heads.gateway, heads.as_of, []
     if heads.ahead_s > DAY:
-        what = f"it signed a head {heads.ahead_s / DAY:.1f} days after that head was confirmed"
-        findings.append(odd_clock(gateway, what))
+        what = "it signed a head days after that head was confirmed"
+        findings.append(odd_clock(gateway, what, unproven=replay.numbering.pace.needed > 0))
+    findings += _check_pace(replay, heads)
     if since is None:
         return findings
+    if not all(at is None or moment(at) for at in (heads.signed_at, heads.witnessed_at)):
+        what = "its last head bears no time between 1970 and 2200"
+        findings.append(odd_clock(gateway, what))
     if since > made_at + SKEW_S:
         what = f"the bundle is of {date(made_at)}, its last head of {date(since)}: a clock is wrong"
         findings.append(odd_clock(gateway, what))
@@ -56,6 +57,18 @@ def check_times(replay: Replay, heads: Heads, made_at: float) -> list[Finding]:
     return findings
 
 
+def _check_pace(replay: Replay, heads: Heads) -> list[Finding]:
+    """Whether blocks of so many seconds fit into the time until the last head.
+
+    Entries are written before it is signed, by the same clock: what they say beyond is no time.
+    """
+    needed, signed_at = replay.numbering.pace.needed, heads.signed_at
+    if not needed or signed_at is None or needed <= signed_at - replay.times.earliest + DAY:
+        return []
+    what = "it opened more blocks than there was time for until it signed its last head"
+    return [Finding(kind="short-block", what=what, gateway=heads.gateway, unproven=True)]
+
+
 def _patience(replay: Replay) -> float:
     policy = replay.adoptions.policy
     length = policy.values["block"] if policy else {"kind": "windows"}
@@ -65,8 +78,19 @@ def _patience(replay: Replay) -> float:
 
 
 def coverage(heads: Heads, entries: int) -> list[Finding]:
-    """Entries that nobody signed or confirmed: whoever made the bundle may have made them."""
+    """Entries that nobody signed or confirmed, or nobody who is named: whoever made the bundle may
+    have made them."""
     found = []
+    if heads.witness_key is None and heads.witnesses:
+        keys = counted(len(heads.witnesses), "key")
+        found.append(
+            Finding(
+                kind="unnamed-witness",
+                what=f"it was confirmed under {keys} that neither the bundle nor the caller names",
+                gateway=heads.gateway,
+                unproven=True,
+            )
+        )
     for kind, size, what in (
         ("unsigned-entries", heads.signed_size, "under no head that the gateway signed"),
         ("unwitnessed-entries", heads.witnessed_size, "not confirmed by a witness"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +58,8 @@ class Heads:
         witness_key: whose confirmation counts; anyone's where it is None.
 
     Attributes:
-        signed_at, witnessed_at: of the head over most entries; None where there is none.
+        signed_at, witnessed_at: of the head over most entries, by the clock of whoever signed it;
+            None where there is none.
         ahead_s: by how many seconds a head was signed after it was confirmed, at most.
     """
 
@@ -75,6 +77,17 @@ class Heads:
     witnessed_at: float | None = None
     witnesses: set[str] = field(default_factory=set)
     _known: set[bytes] = field(default_factory=set)
+    _latest: dict[int, float] = field(default_factory=dict)
+
+    @property
+    def as_of(self) -> float | None:
+        """When the ledger was as it is here, as far as anybody signed that.
+
+        A head says how a ledger was when the gateway signed it, whenever it is confirmed.
+        """
+        if self.witnessed_at is None:
+            return self.signed_at
+        return min(self.witnessed_at, self._latest[self.witnessed_size])
 
     def check(self, heads: Iterable[bytes], witnessed: Iterable[bytes]) -> None:
         """Take in both files; notes the first deviation of each."""
@@ -138,6 +151,7 @@ class Heads:
         if head["simulated"] != self.simulated:
             raise self._rejected("simulated", "a head mixes simulated and real", head, file)
         self._known.add(data)
+        self._latest[head["size"]] = max(head["at"], self._latest.get(head["size"], -math.inf))
         latest = (self.signed_size, self.signed_at or 0.0)
         self.signed_size, self.signed_at = max(latest, (head["size"], head["at"]))
         return head

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from itertools import pairwise
 
 from fedge.review.verifier.accounts import Account
@@ -13,6 +13,8 @@ from fedge.review.verifier.words import counted
 
 SELDOM = 20
 """One block and then one in so many may be short without a word against the bound."""
+EXCUSED = 3
+"""So many, and then one in `SELDOM`, that a recovery or a changed length cut short, are no news."""
 
 
 def lengths(
@@ -21,55 +23,72 @@ def lengths(
     """Findings about blocks that ended, or began, too early.
 
     Each gives those whose records come again and again a new budget too soon; the bound about a
-    block stands. A whole window of dropped records at a block's end, or a changed setting, makes
-    one short block of an honest gateway; more than a few are another policy than the approved one.
+    block stands. A whole window of dropped records at a block's end, or a clock that was wrong for
+    a while, makes one such block of an honest gateway; more than a few are another policy than the
+    approved one.
 
     Args:
         resumed: in order, blocks up to which budgets were lost: numbers go on at a later one.
     """
-    short = [
-        (block, windows)
-        for block, windows, length in _full(numbering, accounts, resumed)
-        if windows < length
-    ]
-    findings = []
+    findings, cut = [], _cut_short(numbering, accounts, resumed)
+    short = [(block, windows) for block, windows, excused in cut if not excused]
     if short:
         block, windows = short[0]
-        findings.append(
-            Finding(
-                kind="short-block",
-                what=f"{counted(len(short), 'block')} ended before all windows that the policy "
-                f"gives one; the first is block {block}, after {windows}",
-                gateway=gateway,
-                unproven=len(short) > 1 + len(numbering.blocks) // SELDOM,
-            )
+        what = (
+            f"{counted(len(short), 'block')} ended before all windows that the policy gives one; "
+            f"the first is block {block}, after {windows}"
         )
-    if numbering.early:
         findings.append(
-            Finding(
-                kind="early-block",
-                what=f"{counted(len(numbering.early), 'block')} opened more than a day before the "
-                f"time by the gateway's own clock; the first is block {numbering.early[0]}",
-                gateway=gateway,
-                unproven=True,
-            )
+            _finding(gateway, "short-block", what, len(short) > _few(numbering.blocks, 1))
         )
-    return findings
+    excused = [block for block, _, known in cut if known]
+    if len(excused) > _few(numbering.blocks, EXCUSED):
+        what = (
+            f"{counted(len(excused), 'block')} ended early with a recovery, under a quota or "
+            "before a changed length: more than happens to a gateway; the first is block "
+            f"{excused[0]}"
+        )
+        findings.append(_finding(gateway, "short-block", what, True))
+    return [*findings, *_untimely(gateway, numbering, accounts)]
 
 
-def _full(
+def _untimely(
+    gateway: str, numbering: Numbering, accounts: Mapping[int, Account]
+) -> Iterator[Finding]:
+    """Blocks of so many seconds, by the gateway's own clock."""
+    for kind, blocks, how in (
+        ("short-block", numbering.pace.hasty, "sooner than blocks of this length can follow"),
+        ("early-block", numbering.early, "more than a day before the time"),
+    ):
+        if blocks:
+            what = (
+                f"{counted(len(blocks), 'block')} opened {how} by the gateway's own clock; "
+                f"the first is block {blocks[0]}"
+            )
+            yield _finding(gateway, kind, what, len(blocks) > _few(accounts, 1))
+
+
+def _cut_short(
     numbering: Numbering, accounts: Mapping[int, Account], resumed: Sequence[int]
-) -> list[tuple[int, int, int]]:
-    """Blocks that lie wholly between two others under one rule: windows in them, and planned."""
+) -> list[tuple[int, int, bool]]:
+    """Blocks with another one after them and fewer windows than planned: how many windows, and
+    whether something that happens to gateways explains it."""
     found = []
     for place, (block, after) in enumerate(pairwise(numbering.blocks)):
-        policy = accounts[block].policy
-        length, next_length = policy.values["block"], accounts[after].policy.values["block"]
-        if length != next_length or length["kind"] != "windows" or policy.withholds_windows:
+        length, next_length = (accounts[one].policy.values["block"] for one in (block, after))
+        windows = numbering.windows_in(place)
+        if length["kind"] != "windows" or windows >= length["value"]:
             continue
         cut = bisect_left(resumed, block)
-        if cut < len(resumed) and resumed[cut] < after:
-            continue
-        windows = numbering.first_window(place + 1) - numbering.first_window(place)
-        found.append((block, windows, length["value"]))
+        recovered = cut < len(resumed) and resumed[cut] < after
+        known = recovered or length != next_length or accounts[block].withholds_windows
+        found.append((block, windows, known))
     return found
+
+
+def _few(blocks: Sized, at_least: int) -> int:
+    return at_least + len(blocks) // SELDOM
+
+
+def _finding(gateway: str, kind: str, what: str, unproven: bool) -> Finding:
+    return Finding(kind=kind, what=what, gateway=gateway, unproven=unproven)

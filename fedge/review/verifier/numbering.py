@@ -3,7 +3,8 @@
 A gateway numbers blocks by arrival slot or by arrival time, windows in the order in which they
 close, and cuts a window at a block's end. So both numbers only ever rise, together. A block of
 so many windows may hold more: where another release answers, or time is up, a window is cut
-early. It never holds fewer, except next to a whole window of dropped records or a changed setting.
+early. It never holds fewer, except next to a whole window of dropped records, one of a release that
+the agent did not know, or a changed setting: numbers without an entry are no windows.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 
 from fedge.review.verifier.clocks import DAY
 from fedge.review.verifier.faults import Fault
+from fedge.review.verifier.pace import Pace
 from fedge.review.verifier.policies import Policy
 
 
@@ -24,6 +26,7 @@ class Numbering:
     Attributes:
         windows: about which something was reserved; their blocks and first entries beside them.
         blocks: with such a window, and where in `windows` each begins.
+        early: those that were opened long before their time. pace: those that came too fast.
     """
 
     windows: list[int] = field(default_factory=list)
@@ -31,11 +34,12 @@ class Numbering:
     blocks: list[int] = field(default_factory=list)
     starts: list[int] = field(default_factory=list)
     early: list[int] = field(default_factory=list)
+    pace: Pace = field(default_factory=Pace)
     _block_of: dict[int, int] = field(default_factory=dict)
     _newest: int = -1
 
-    def open(self, block: int, policy: Policy, at: float) -> None:
-        """A block is opened, at a time of the gateway's clock.
+    def open(self, block: int, policy: Policy, at: float, began: float) -> None:
+        """A block is opened, at a time of the gateway's clock; its ledger began earlier.
 
         Raises:
             Fault: a later one was opened before.
@@ -44,7 +48,9 @@ class Numbering:
             raise Fault("order", f"opens block {block} after block {self._newest}: none comes back")
         self._newest = block
         length = policy.values["block"]
-        if length["kind"] == "seconds" and block * length["value"] > at + DAY:
+        seconds = length["value"] if length["kind"] == "seconds" else None
+        self.pace.open(block, seconds, at, began)
+        if seconds is not None and block * seconds > at + DAY:
             self.early.append(block)
 
     def place(self, window: int, block: int, entry: int) -> None:
@@ -93,6 +99,10 @@ class Numbering:
             end = self.starts[place + 1] if place + 1 < len(self.starts) else len(self.windows)
             yield self.blocks[place], min(end, high) - low
             low = end
+
+    def windows_in(self, place: int) -> int:
+        """How many windows are known of the block at a place of `blocks` that is not the last."""
+        return self.starts[place + 1] - self.starts[place]
 
     def first_window(self, place: int) -> int:
         """The first window that is known of the block at a place of `blocks`."""

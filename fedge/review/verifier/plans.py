@@ -13,11 +13,12 @@ from fedge.review.verifier.form import (
     name32,
     nullable,
     one_of,
+    plain_name,
+    run_name,
     shaped,
     whole,
     word,
 )
-from fedge.review.verifier.limits import LARGEST
 
 Values = Mapping[str, Any]
 
@@ -27,21 +28,31 @@ def _amount(value: Any) -> bool:
 
 
 _PLAN: Shape = {
-    "adapter": word,
+    "adapter": one_of("input", "head", "lora-b", "lora", "conv"),
     "rounds": whole(1, 17),
     "steps": whole(1, 10_001),
     "clip": _amount,
     "learning_rate": _amount,
     "divisor": whole(1, 2**31),
     "grid_bits": whole(1, 41),
-    "sigma2": whole(1, LARGEST),
-    "evaluation_sigma2": whole(1, LARGEST),
+    "sigma2": whole(1, 2**100 + 1),
+    "evaluation_sigma2": whole(1, 2**100 + 1),
     "dimension": whole(1, 2**31),
     "sampling": one_of("full", "poisson"),
     "rate_ppm": nullable(whole(1, 10**6)),
     "unit": one_of("record", "subject"),
     "max_records": whole(1, 1001),
 }
+
+
+def _plan(value: Any) -> bool:
+    """A plan that can be carried out: its clip is a number of grid steps, and not too many."""
+    if not shaped(_PLAN)(value) or (value["unit"] == "record" and value["max_records"] != 1):
+        return False
+    steps = value["clip"] * 2 ** value["grid_bits"]
+    return bool(1 <= steps < 2**27 and int(steps) ** 2 <= 2**52)
+
+
 _PARTICIPANT: Shape = {
     "gateway": name32,
     "public_key": hex64,
@@ -49,12 +60,12 @@ _PARTICIPANT: Shape = {
     "last_window": count,
 }
 _SPEC: Shape = {
-    "run_id": word,
-    "task": word,
+    "run_id": run_name,
+    "task": plain_name,
     "base_release": whole(1, 2**53),
     "base_sha256": hex64,
-    "plan": shaped(_PLAN),
-    "participants": listed(shaped(_PARTICIPANT), least=1),
+    "plan": _plan,
+    "participants": listed(shaped(_PARTICIPANT), least=1, most=100_000),
     "episodes": listed(word),
 }
 _CHOSEN: Shape = {**_SPEC, "choice_sha256": hex64}

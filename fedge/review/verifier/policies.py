@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from fedge.review.verifier import prices
@@ -19,25 +20,37 @@ from fedge.review.verifier.form import (
     one_of,
     real,
     require,
+    said,
     sha256,
     shaped,
     signed_by,
-    text,
     whole,
     without,
 )
 from fedge.review.verifier.limits import MAX_QUOTAS, TooMuchError, Work
 
 APPROVAL = b"fedge policy approval 1\n"
+LEAST_RHO = 1 / (2 * 10_000**2)
+"""With noise of 10,000 records in each count no window says anything."""
+LONGEST = {"seconds": 10 * 365 * 86_400, "windows": 10**6}
+"""A block has one budget in its whole life."""
+
+
+def _length(value: Any) -> bool:
+    kind = value.get("kind") if isinstance(value, dict) else None
+    if not isinstance(kind, str) or kind not in LONGEST:
+        return False
+    return shaped({"kind": one_of(kind), "value": whole(1, LONGEST[kind] + 1)})(value)
+
 
 _FIRST = {
     "schema_version": one_of(1),
     "epsilon": lambda value: type(value) is float and 0 < value <= 50,
     "delta": real(0, 1e-2),
     "alpha": whole(2, 1025),
-    "telemetry_rho": real(0, float("inf")),
-    "window_rho": real(0, float("inf")),
-    "block": shaped({"kind": one_of("windows", "seconds"), "value": whole(1, 2**53)}),
+    "telemetry_rho": lambda value: type(value) is float and value >= LEAST_RHO,
+    "window_rho": lambda value: type(value) is float and value >= LEAST_RHO,
+    "block": _length,
     "unit": one_of("record", "subject"),
     "adjacency": one_of("zero-out"),
 }
@@ -50,13 +63,13 @@ _SECOND = _FIRST | {
     "schema_version": one_of(2),
     "max_records": whole(1, 1001),
     "quotas": listed(shaped(_QUOTA), most=MAX_QUOTAS),
-    "public": listed(text),
+    "public": listed(said(200)),
 }
 _APPROVAL = {
     "schema_version": one_of(1),
     "policy_sha256": hex64,
-    "reviewer": text,
-    "reason": text,
+    "reviewer": said(200),
+    "reason": said(1000),
     "at": number,
     "public_key": hex64,
     "signature": hex128,
@@ -75,11 +88,6 @@ class Policy:
     unit: str
     max_records: int
     telemetry_nano: int
-
-    @property
-    def withholds_windows(self) -> bool:
-        """Whether a window may be refused by the house's own rules, so that it is in no entry."""
-        return any(one["purpose"] == "features" for one in self.values.get("quotas", ()))
 
 
 def read_policy(value: Any, work: Work) -> Policy:
@@ -117,10 +125,25 @@ def _read_policy(data: bytes) -> Policy:
     if len(set(names)) != len(names):
         raise FormError("the policy has two quotas for the same purpose and task")
     epsilon, delta, alpha = value["epsilon"], value["delta"], value["alpha"]
-    telemetry = prices.share(value["telemetry_rho"], alpha)
-    if not telemetry <= prices.cap(epsilon, delta, alpha):
+    telemetry, cap = prices.share(value["telemetry_rho"], alpha), prices.cap(epsilon, delta, alpha)
+    if not telemetry <= cap:
         raise FormError("the policy leaves nothing to spend at its order")
+    for quota in value.get("quotas", ()):
+        _check_quota(value, quota, cap)
     return Policy(value, sha256(data), epsilon, delta, alpha, value["unit"], max_records, telemetry)
+
+
+def _check_quota(policy: Mapping[str, Any], quota: Mapping[str, Any], cap: int) -> None:
+    """Refuse a quota under which no window could ever be reported."""
+    if quota["purpose"] not in ("features", "labels"):
+        return
+    if quota["task"] != "*":
+        raise FormError("the policy has a quota of windows for one task: they are of one anyway")
+    rho = Fraction(policy["window_rho"])
+    if quota["purpose"] == "labels":
+        rho = Fraction(policy["telemetry_rho"]) - rho
+    if Fraction(quota["share"]) * cap < prices.share(rho, policy["alpha"]):
+        raise FormError(f"the policy's quota of {quota['purpose']} does not hold one report")
 
 
 def approval_fault(approval: Any, policy: Policy, reviewer_keys: Collection[str]) -> str:

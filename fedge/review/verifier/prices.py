@@ -90,7 +90,7 @@ def _enclosed(alpha: int, delta: float, prec: int) -> Any:
     return _conversion(_intervals, alpha, delta)
 
 
-def share(rho: float, alpha: int) -> int:
+def share(rho: float | Fraction, alpha: int) -> int:
     """Nano-RDP of `rho` zCDP at `alpha`, rounded up."""
     return math.ceil(NANO * alpha * Fraction(rho))
 

@@ -34,7 +34,7 @@ def check_reading(
     first, last, entry = part["first_window"], part["last_window"], reserved.entry["seq"]
     numbering, span = replay.numbering, f"windows {first} to {last}"
     # Where the house's rules withhold windows, what is in no entry may have been read all the same.
-    told = not any(replay.accounts[one].policy.withholds_windows for one in reserved.blocks)
+    told = not any(replay.accounts[one].withholds_windows for one in reserved.blocks)
     known = numbering.known_before(entry)
     if told:
         _check_known(numbering, first, last, known, run)

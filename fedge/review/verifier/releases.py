@@ -14,8 +14,10 @@ FILE = "releases.jsonl"
 
 
 def _privacy(value: Any) -> bool:
-    epsilon = value.get("epsilon") if isinstance(value, dict) else None
-    return type(epsilon) is float and epsilon >= 0
+    """What a manifest claims: nothing but what is compared below."""
+    if not isinstance(value, dict) or value.keys() != {"epsilon"}:
+        return False
+    return type(value["epsilon"]) is float and value["epsilon"] >= 0
 
 
 _RELEASE: Shape = {
@@ -56,6 +58,8 @@ class Releases:
         if key in self._found:
             raise _rejected(f"{name} is there twice")
         self._found[key] = release
+        if release["parent"] >= release["counter"]:
+            raise _rejected(f"{name} was trained from release {release['parent']}, a later one")
         run = self.runs.get(run_id)
         if release["parent"] == 0:
             if release["privacy"]["epsilon"] != 0.0:
@@ -74,19 +78,26 @@ class Releases:
             raise _rejected(f"{name} was trained from another release than its run")
         self._compare_price(name, release, run_id)
 
+    def of_run(self, run_id: str) -> Values | None:
+        """The release that comes from a run, if one does."""
+        return self._of_runs.get(run_id)
+
     def check_runs(self) -> None:
         """Look up what runs name, once all releases are known.
 
         Raises:
             Rejected: a run started from, or led to, something else than what was published.
         """
-        by_counter: dict[int, list[Values]] = {}
+        manifests: dict[int, set[str]] = {}
         for (_, counter), release in self._found.items():
-            by_counter.setdefault(counter, []).append(release)
+            manifests.setdefault(counter, set()).add(release["manifest_sha256"])
         for run_id, run in self.runs.items():
-            bases = by_counter.get(run["spec"]["base_release"], [])
-            hashes = {base["manifest_sha256"] for base in bases}
-            if hashes and run["spec"]["base_sha256"] not in hashes:
+            base, led = run["spec"]["base_release"], self.of_run(run_id)
+            known = manifests.get(base, set())
+            if led is not None:  # then the base is of its family, too
+                own = self._found.get((led["family"], base))
+                known = set() if own is None else {own["manifest_sha256"]}
+            if known and run["spec"]["base_sha256"] not in known:
                 raise _rejected(f"run {run_id} started from other bytes than its base release has")
             if run["release"] is not None and run_id not in self._of_runs:
                 raise _rejected(

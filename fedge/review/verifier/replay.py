@@ -65,7 +65,7 @@ class Replay:
 
     def __post_init__(self) -> None:
         self.adoptions = Adoptions(self.gateway, self.reviewer_keys, self.findings, self.work)
-        self._times = EntryTimes(self.gateway, self.findings)
+        self.times = EntryTimes(self.gateway, self.findings)
         self._tariff = self.tariff or prices.Tariff(self.work)
 
     def run(self, entries: Iterable[bytes]) -> None:
@@ -103,7 +103,7 @@ class Replay:
         if entry["schema_version"] < self._version:
             raise Fault("form", "is of an earlier version than the entry before it")
         self._version = entry["schema_version"]
-        self._times.add(seq, entry["at"])
+        self.times.add(seq, entry["at"])
         _RULES[entry["kind"]](self, entry)
         self.hashes.append(leaf(data))
 
@@ -130,7 +130,7 @@ class Replay:
         adopted = self.adoptions.policy.sha256 if self.adoptions.policy else None
         if self._version > 1 and policy.sha256 != adopted:
             raise Fault("policy", f"opens block {block} under a policy that was not adopted last")
-        self.numbering.open(block, policy, entry["at"])
+        self.numbering.open(block, policy, entry["at"], self.times.earliest)
         if self._version == 1:
             self.adoptions.note_unsigned(policy, entry["seq"])
         self.accounts[block] = Account(policy, self.adoptions, self.adoptions.number)
@@ -203,8 +203,8 @@ class Replay:
         through, size = entry["through_block"], entry["witnessed_size"]
         if through < max(self.recovered_through, self._newest):
             raise Fault("recovered", "leaves a budget to a block that was known before")
-        if size > len(self.hashes):
-            raise Fault("recovered", "names a confirmed head of more entries than came before it")
+        if not 0 < size <= len(self.hashes):
+            raise Fault("recovered", "names a confirmed head of no entry, or of later ones")
         self._confirmed.append((entry["seq"], size, entry["witnessed_root"]))
         self.recovered_through = through
         self._resumed.append(through)
@@ -263,6 +263,7 @@ class Replay:
                 f"{counted(len(self.book.lost), 'release')} lost before anything was kept: nothing "
                 "left, the charge stands",
             )
+        self.adoptions.conclude()
         self.findings += lengths(
             self.gateway, self.numbering, self.accounts, sorted(set(self._resumed))
         )

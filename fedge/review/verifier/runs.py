@@ -45,10 +45,15 @@ class Runs:
         known = Releases(self._runs, self._costs, self.findings)
         whole_runs = self._each("runs.jsonl", runs, self._run)
         # Runs that were not reached would only look as if they were not there.
-        if self._each("releases.jsonl", releases, known.add) and whole_runs and self.complete:
-            self._try(known.check_runs)
+        whole = self._each("releases.jsonl", releases, known.add) and whole_runs
+        self._try(lambda: self._check_results(known))
         if self.complete:
+            if whole:
+                self._try(known.check_runs)
             self._find_unknown_runs()
+            self._find_absent_members()
+        else:
+            self._note_unchecked_runs()
 
     def _each(self, file: str, lines: Iterable[bytes], one: Callable[[Any], None]) -> bool:
         def all_lines() -> None:
@@ -85,7 +90,6 @@ class Runs:
         for gateway, reserved in self._reserved.get(run_id, ()):
             self._check_reserved(gateway, reserved, spec, members)
             self._check_reading(gateway, reserved, members[gateway], run_id)
-        self._check_result(run)
         for name, purpose in (("update_sha256", "training"), ("counts_sha256", "evaluation")):
             self._check_replies(run, run[name], purpose, members.keys() <= self.ledgers.keys())
 
@@ -113,13 +117,15 @@ class Runs:
                 fault.what, gateway, reserved.entry["seq"], kind=fault.kind
             ) from fault
 
-    def _check_result(self, run: Values) -> None:
+    def _check_results(self, releases: Releases) -> None:
         """What was published had an adapter, summed from updates, and the run's record says so."""
-        if run["release"] is None or not self._told(run["run_id"]):
-            return
-        for name, what in (("adapter_sha256", "adapter"), ("update_sha256", "updates")):
-            if not run[name]:
-                raise self._rejected(f"run {run['run_id']} led to a release without {what}")
+        for run_id, run in self._runs.items():
+            led = run["release"] is not None or releases.of_run(run_id) is not None
+            if not led or not self._told(run_id):
+                continue
+            for name, what in (("adapter_sha256", "adapter"), ("update_sha256", "updates")):
+                if not run[name]:
+                    raise self._rejected(f"run {run_id} led to a release without {what}")
 
     def _told(self, run_id: str) -> bool:
         """Whether a result says whose replies were used; those of the first version do not."""
@@ -140,6 +146,7 @@ class Runs:
             raise self._rejected(
                 f"run {run_id} was charged for other events than planned", gateway, entry["seq"]
             )
+        self._check_parts(gateway, reserved, spec)
         self._check_unit(gateway, reserved, spec)
         same = ("task", "base_release", "base_sha256")
         if not first and any(entry[name] not in (None, "", spec[name]) for name in same):
@@ -147,6 +154,21 @@ class Runs:
                 f"run {run_id} was charged for another task or release than planned",
                 gateway,
                 entry["seq"],
+            )
+
+    def _check_parts(self, gateway: str, reserved: Reserved, spec: Values) -> None:
+        """What was released is whole rounds and evaluations, as the plan cuts them."""
+        plan = spec["plan"]
+        parts = [
+            {**part, "count": plan["steps"]} if number == 0 else part
+            for first in (False, True)
+            for number, part in enumerate(events_of(plan, first=first))
+        ]
+        if any(event not in parts for _, event in reserved.released):
+            raise self._rejected(
+                f"run {spec['run_id']} released other parts than the planned rounds",
+                gateway,
+                reserved.entry["seq"],
             )
 
     def _check_unit(self, gateway: str, reserved: Reserved, spec: Values) -> None:
@@ -196,8 +218,33 @@ class Runs:
                         what=f"it was charged for run {run_id}, which is not in the bundle",
                         gateway=gateway,
                         entry=replay.runs[run_id].entry["seq"],
+                        unproven=True,  # which blocks it read cannot be compared
                     )
                 )
+
+    def _note_unchecked_runs(self) -> None:
+        """A gateway holds no plans: what it was to read is with the coordinator."""
+        for gateway, replay in self.ledgers.items():
+            if missing := len(replay.runs.keys() - self._runs.keys()):
+                what = (
+                    f"{counted(missing, 'run')} charged; what was planned is not in the bundle: "
+                    "the coordinator's compares it"
+                )
+                self.findings.append(Finding(kind="unchecked-runs", what=what, gateway=gateway))
+
+    def _find_absent_members(self) -> None:
+        """Gateways that were to take part and whose ledgers are not here, each once."""
+        named = {
+            one["gateway"]: run_id
+            for run_id, run in reversed(self._runs.items())
+            for one in run["spec"]["participants"]
+        }
+        for gateway in sorted(named.keys() - self.ledgers.keys()):
+            what = (
+                f"the ledger of gateway {gateway} is not in the bundle, and run {named[gateway]} "
+                "was planned with it"
+            )
+            self.findings.append(Finding(kind="missing-gateway", what=what, unproven=True))
 
     def _costs(self, run_id: str) -> Iterator[float]:
         """Epsilon of each charged block, had it been fresh: its monitoring share and this run."""

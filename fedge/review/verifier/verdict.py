@@ -143,8 +143,9 @@ class GatewayFacts:
         policy: the one adopted last, as the ledger holds it; None before schema 2.
         reviewer, reviewer_key: who approved that; None where nobody did.
         erasures: entries that record one.
-        as_of: when the ledger was as it is here: of the latest confirmation, else of the latest
-            head, by the clock of whoever signed it; None where there is neither.
+        as_of: when the ledger was as it is here: when the gateway signed the last confirmed head or
+            the witness confirmed it, whichever is earlier; without one, when the gateway signed
+            its last head; None where there is neither.
     """
 
     gateway: str
@@ -204,8 +205,12 @@ class Verdict:
 
     @property
     def proven(self) -> bool:
-        """Whether the bound follows from the bundle: accepted, and no finding stands against."""
-        return self.accepted and not any(finding.unproven for finding in self.findings)
+        """Whether the bound follows from the bundle: accepted, and no finding stands against.
+
+        Where no block was opened there is no bound that could follow.
+        """
+        bounded = self.facts is not None and any(one.blocks for one in self.facts.gateways)
+        return self.accepted and bounded and not any(one.unproven for one in self.findings)
 
     @property
     def pinned(self) -> bool:

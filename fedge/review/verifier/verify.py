@@ -19,6 +19,7 @@ from fedge.review.verifier.form import (
     hex64,
     hex128,
     listed,
+    matches,
     moment,
     name32,
     nullable,
@@ -47,7 +48,7 @@ _INDEX: Shape = {
     "schema": one_of(1),
     "made_at": moment,
     "made_by": one_of("gateway", "coordinator"),
-    "fedge": text,
+    "fedge": matches(r"[0-9A-Za-z.+!\-]{1,64}"),
     "simulated": flag,
     "exporter_key": hex64,
     "witness_key": nullable(hex64),
@@ -221,9 +222,10 @@ class _Check:
         if standing.FILE not in self.files:
             return
         held = {
-            one.gateway: (
+            one.gateway: standing.Held(
                 len(Lines(self.files.get(f"gateways/{one.gateway}/entries.jsonl", b""))),
                 one.witnessed_size,
+                one.as_of,
             )
             for one in facts
         }
