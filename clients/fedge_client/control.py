@@ -81,7 +81,9 @@ class SupervisorClient:
                 with connection.makefile("rb") as answers:
                     answer = json.loads(answers.readline())
         except (OSError, ValueError) as error:
-            raise OutboundError(f"the supervisor does not answer: {error!r}") from error
+            raise OutboundError(
+                f"the supervisor does not answer at {self._path} ({error!r}); does the gateway run?"
+            ) from error
         return self._checked(answer)
 
     def _checked(self, answer: dict[str, Any]) -> dict[str, Any]:

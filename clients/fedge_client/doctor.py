@@ -368,7 +368,8 @@ def _ledger(settings: GatewaySettings) -> Iterator[Finding]:
             todo = "restart the gateway: it recovers its ledger; if it does not, see the log"
             yield Finding("ledger", "fail", seen, todo)
         else:
-            todo = "reports wait until the coordinator was asked: see that it can be reached"
+            todo = "reports wait until the coordinator was asked: see that it can be reached, and "
+            todo += "that it admitted this gateway (fedge server admit)"
             yield Finding("ledger", "warn", seen, todo)
 
 

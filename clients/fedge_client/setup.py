@@ -45,8 +45,8 @@ def init_gateway(
         the new identity; its public key must be admitted by the coordinator.
 
     Raises:
-        SettingError: the folder holds a gateway already, a file is missing, or a path is too
-            long for a socket.
+        SettingError: the folder holds a gateway already or cannot be made, a file is missing, or a
+            path is too long for a socket.
     """
     if (folder / "gateway.toml").exists():
         raise SettingError(f"{folder} already holds a gateway; choose another folder")
@@ -67,8 +67,11 @@ def init_gateway(
     }
     GatewaySettings.parse(values, folder)
     state = folder / "state"
-    state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        runtime.mkdir(parents=True, exist_ok=True, mode=0o750)
+    except OSError as error:
+        raise SettingError(f"cannot make the folders of a gateway: {error}") from error
     copy_policy(policy, state / "policy.toml")
     shutil.copyfile(root, state / "root.json")
     identity = Identity.create(state / "identity.pem")

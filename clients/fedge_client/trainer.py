@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -34,6 +35,8 @@ Vector = npt.NDArray[np.float32]
 TRAINER_NICENESS = 10
 ANSWER_LIMIT_S = 1800.0
 """A slow gateway may need long; one that needs longer has hung."""
+END_S = 2.0
+"""A trainer that waits for nothing but its next round ends by itself within this time."""
 _ARRAYS = ("slots", "blocks", "inputs", "labels", "predictions", "subjects")
 
 
@@ -119,29 +122,36 @@ class TrainerProcess:
         return int(difference)
 
     def close(self) -> None:
-        """See `Trainer.close`; a process that does not end within 2 s is killed."""
-        for pipe in (self._to, self._from):
+        """See `Trainer.close`; a process that does not end within `END_S` is killed."""
+        # A round under way in another thread holds a pipe's lock: to close that pipe would wait
+        # for the round, and not end it.
+        with self._killed_after(END_S):
             # Closing writes what a dead trainer did not take, and says so again.
             with contextlib.suppress(OSError):
-                pipe.close()
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
+                self._to.close()
             self._process.wait()
+        with contextlib.suppress(OSError):
+            self._from.close()
 
     def _ask(self, *frames: bytes) -> bytes:
         # A trainer that hangs must not hold the agent's only courier thread for ever.
-        limit = threading.Timer(ANSWER_LIMIT_S, self._process.kill)
+        with self._killed_after(ANSWER_LIMIT_S):
+            try:
+                _send(self._to, *frames)
+                return _receive(self._from)
+            except (EOFError, OSError, ValueError) as error:  # the last: closed by another thread
+                raise RunFailedError(
+                    f"the trainer ended (exit {self._process.poll()}); its log says why"
+                ) from error
+
+    @contextlib.contextmanager
+    def _killed_after(self, seconds: float) -> Iterator[None]:
+        """Kill the process if the context is open for longer."""
+        limit = threading.Timer(seconds, self._process.kill)
         limit.daemon = True
         limit.start()
         try:
-            _send(self._to, *frames)
-            return _receive(self._from)
-        except (EOFError, OSError) as error:
-            raise RunFailedError(
-                f"the trainer ended (exit {self._process.poll()}); its log says why"
-            ) from error
+            yield
         finally:
             limit.cancel()
 

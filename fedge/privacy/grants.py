@@ -80,10 +80,11 @@ class Grant:
                 )
             self._remaining -= 1
 
-    def void(self) -> None:
-        """Use up whatever is left."""
+    def void(self) -> int:
+        """Use up whatever is left; answers how many releases that were."""
         with self._lock:
-            self._remaining = 0
+            left, self._remaining = self._remaining, 0
+            return left
 
     def to_bytes(self) -> bytes:
         """Hand the grant over: what is left goes into the bytes and is used up here.
@@ -91,8 +92,7 @@ class Grant:
         Raises:
             ReservationError: nothing is left.
         """
-        with self._lock:
-            remaining, self._remaining = self._remaining, 0
+        remaining = self.void()
         if remaining == 0:
             raise ReservationError(f"nothing is left to hand over of the grant {self.key!r}")
         return GrantRecord(

@@ -220,6 +220,7 @@ class Ledger(LedgerReader):
                 another event, or the reservation's other keys hold what is asked for.
             RecoveredBlockError: the state was lost since it was reserved: what was noised under
                 it then may have been released.
+            RuntimeError: inside a transaction, which may be undone when noise was drawn already.
         """
         return self._settling.grant(reservation, key, event)
 

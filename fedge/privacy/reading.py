@@ -43,6 +43,11 @@ class LedgerReader:
         """Up to this block nothing is left, because the state was lost; -1 if it never was."""
         return self._tables.recovered_through
 
+    @property
+    def next_window(self) -> int:
+        """One more than the largest window about which something was reserved; 0 before any."""
+        return 1 + max(self._reservations.window_totals(), default=-1)
+
     def settled(self, reservation: Reservation, key: str) -> str | None:
         """SHA-256 of the bytes settled under `key`, or None while they are not."""
         part = self._reservations.parts(reservation.id).get(key)

@@ -43,6 +43,8 @@ class Settling:
 
     def grant(self, reservation: Reservation, key: str, event: PrivacyEvent) -> Grant:
         """See `Ledger.grant`."""
+        if self._state.in_transaction:
+            raise RuntimeError("a grant inside a transaction: it might be undone after a draw")
         with self._state.transaction():
             parts = self._reservations.parts(reservation.id)
             mine = parts.pop(key, None)
@@ -117,10 +119,8 @@ class Settling:
     def _end_earlier(self, number: int, key: str, event: PrivacyEvent) -> bool:
         """Void an earlier grant; whether noise may have been drawn under one."""
         earlier = self._live.get((number, key))
-        untouched = earlier is not None and earlier.remaining == event.count
-        if earlier is not None:
-            earlier.void()
-        return not untouched
+        # One step: whoever holds it might draw between a look and the end of it.
+        return earlier is None or earlier.void() < event.count
 
     def _lose(self, number: int, key: str, event: PrivacyEvent) -> None:
         self._chain.append(Lost, reservation=number, key=key, event=event)

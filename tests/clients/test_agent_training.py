@@ -243,12 +243,18 @@ def test_windows_that_are_not_closed_are_refused(make_gateway: MakeGateway) -> N
         ask(gateway, spec_for(gateway, participants=(ours,)))
 
 
-def test_a_round_beyond_the_plan_is_refused(make_gateway: MakeGateway) -> None:
-    """A server that asks for more rounds than were planned gets none."""
+@pytest.mark.parametrize(("phase", "number"), [("train", 2), ("evaluate", 3), ("train", 10**300)])
+def test_a_round_beyond_the_plan_is_refused(
+    make_gateway: MakeGateway, phase: str, number: int
+) -> None:
+    """A server that asks for more rounds than were planned gets none, for nothing."""
     gateway = trained_gateway(make_gateway)
+    assert gateway.agent is not None
+    entries = gateway.agent.ledger.size
 
     with pytest.raises(ParticipationRefusedError, match="round-not-planned"):
-        ask(gateway, spec_for(gateway), number=2)
+        ask(gateway, spec_for(gateway), phase, number)
+    assert gateway.agent.ledger.size == entries
 
 
 def test_a_run_id_is_never_used_for_another_plan(make_gateway: MakeGateway) -> None:

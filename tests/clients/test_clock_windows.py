@@ -13,10 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests_clients import WINDOW, Gateway, write_release
 
+from fedge.errors import StateError
 from fedge.identity import Envelope
 from fedge.profiles.wire import decode_report
 from fedge.records import BlockLength, WindowReport
 from fedge.serving.record_ids import block_numbering
+from fedge_client.agent.watch_state import WatchState
 from fedge_client.agent.window_clock import Moment, WindowClock
 
 MakeGateway = Callable[..., Gateway]
@@ -170,6 +172,46 @@ def test_after_a_reboot_the_open_window_goes_on(make_gateway: MakeGateway) -> No
     clocks.passes(WINDOW_S)
     work(gateway)
     assert [r.slots for r in reports(gateway)] == [WINDOW, 4, 0]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_what_was_noised_for_a_shorter_window_is_no_report_of_a_longer_one(
+    make_gateway: MakeGateway, monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    """After a reboot a window that a full disk kept from being final may take in one more row: its
+    report is lost then, and else it is the one that was held. Nothing stands still, no row is left
+    out."""
+    clocks = HostClocks()
+    gateway = timed(make_gateway, clocks)
+    gateway.serve(WINDOW)
+    work(gateway)
+    clocks.passes(20)
+    gateway.serve(3)
+    clocks.reboots(off_s=5.0)
+    agent = gateway.start()
+    work(gateway)
+    clocks.passes(36)
+    with monkeypatch.context() as full_disk:
+        full_disk.setattr(WatchState, "window_closed", _refuse)
+        with pytest.raises(StateError):
+            work(gateway)
+    if late:
+        gateway.serve(late)
+    clocks.passes(3)
+    work(gateway)
+    clocks.passes(WINDOW_S)
+    work(gateway)
+
+    found = {r.window: (r.slots, counted(r)) for r in reports(gateway)}
+    rows = {1: (3, 3)} if late == 0 else {}
+    assert found == {0: (WINDOW, WINDOW), **rows, 2: (0, 0)}
+    assert agent.watcher.next_slot == WINDOW + 3 + late and agent.watcher.withheld == late
+    assert agent.store.window_of(WINDOW + 2 + late) == 1
+    agent.ledger.check_chain()
+
+
+def _refuse(*_: object) -> None:
+    raise StateError("no space left")
 
 
 def test_a_clock_that_is_set_back_reopens_no_block(make_gateway: MakeGateway) -> None:

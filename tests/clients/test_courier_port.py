@@ -5,15 +5,19 @@ from __future__ import annotations
 import socket
 import struct
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from fedge.records import Participant, RoundRequest, RunSpec, TrainingPlan
+from fedge_client.agent import courier_port
 from fedge_client.agent.courier_port import CourierPort
 from fedge_client.frames import MAX_FRAME_BYTES, AgentAnswer, ask_agent
+from fedge_client.sockets import close_local
 
 PLAN = TrainingPlan(
     adapter="input",
@@ -69,6 +73,36 @@ def test_a_frame_that_claims_too_much_ends_one_exchange_only() -> None:
             assert liar.recv(1) == b""
 
         assert ask_agent(path, request(), b"", 10.0) == AgentAnswer(True, "", b"sealed")
+
+
+def test_an_orderly_end_waits_for_the_answer_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a round noised is stored before the agent ends, if that takes a moment only."""
+    begun, ending, stored = threading.Event(), threading.Event(), []
+
+    def answer(_: RoundRequest, __: bytes) -> bytes:
+        begun.set()
+        ending.wait(10)
+        stored.append("noised")
+        return b"sealed"
+
+    def shut(*parts: Any) -> None:
+        close_local(*parts)
+        ending.set()
+
+    monkeypatch.setattr(courier_port, "close_local", shut)
+    monkeypatch.setattr(courier_port, "FINISH_S", 10.0)
+    with tempfile.TemporaryDirectory(prefix="cp") as folder:
+        path, answers = Path(folder) / "agent.sock", []
+        listening = CourierPort(path, answer)
+        courier = threading.Thread(
+            target=lambda: answers.append(ask_agent(path, request(), b"", 10.0))
+        )
+        courier.start()
+        assert begun.wait(10)
+        listening.close()
+        assert stored == ["noised"]
+        courier.join()
+        assert answers == [AgentAnswer(True, "", b"sealed")]
 
 
 @pytest.mark.parametrize("clip", [b"1e-9", b"1e308", b"-1.0", b"NaN"])

@@ -456,6 +456,34 @@ class TestRecovery:
         assert [report.window for report in reports] == list(range(4 + 3 * BLOCK_WINDOWS))
         assert agent_of(gateway).spool.refused == 0
 
+    def test_windows_that_were_charged_and_never_sent_keep_their_numbers(
+        self, centre: RealCentre, gateway: Gateway
+    ) -> None:
+        """The ledger knows of them though the coordinator has no report: their numbers would be
+        refused in a later block, and their windows lost."""
+        play(gateway, 4)
+        centre_takes, kinds = centre.ingest.accept, ("report", "labels")
+
+        def entries_alone(envelope: bytes) -> None:
+            if Envelope.from_bytes(envelope).header.kind in kinds:
+                raise OutboundError("the line broke")
+            centre_takes(envelope)
+
+        centre.ingest.accept = entries_alone  # type: ignore[method-assign, assignment]
+        push(gateway)
+        centre.ingest.accept = centre_takes  # type: ignore[method-assign]
+        wipe(gateway)
+        _commit_release(restart(gateway), gateway)
+        push(gateway)
+        sent = len(centre.sent)
+        play(gateway, 3 * BLOCK_WINDOWS)
+        push(gateway)
+
+        news = [Envelope.from_bytes(data) for data in centre.sent[sent:]]
+        reports = [decode_report(e.payload) for e in news if e.header.kind == "report"]
+        assert [report.window for report in reports] == list(range(4, 4 + 3 * BLOCK_WINDOWS))
+        check_released_is_charged(centre, gateway)
+
     def test_killed_at_any_point_it_recovers_once(
         self, centre: RealCentre, gateway: Gateway
     ) -> None:
@@ -667,6 +695,48 @@ class TestMalice:
         assert state_of(gateway) != "in-step"
         assert agent_of(gateway).ledger.entries() == own
 
+    @pytest.mark.parametrize("number", ["next_seq", "next_window"])
+    def test_numbers_that_would_leave_none(
+        self, centre: RealCentre, gateway: Gateway, number: str
+    ) -> None:
+        """One answer cannot use up all numbers of envelopes or windows: it is not believed, and the
+        gateway goes on when it is told the truth."""
+        play(gateway, 3)
+        push(gateway)
+        if number == "next_window":
+            wipe(gateway)
+        _commit_release(restart(gateway), gateway)
+        own = agent_of(gateway).ledger.entries()
+        centre.twist = lambda body: _told(body, **{number: 2**53 - 1})
+        push(gateway)
+
+        assert state_of(gateway) != "in-step" and agent_of(gateway).ledger.entries() == own
+        centre.twist = lambda body: body
+        restart(gateway)
+        push(gateway)
+        play(gateway, 2 * BLOCK_WINDOWS)
+        push(gateway)
+        assert state_of(gateway) == "in-step"
+        assert agent_of(gateway).watcher.windows < 100
+        assert Envelope.from_bytes(centre.sent[-1]).header.seq < 100
+        check_released_is_charged(centre, gateway)
+
+    def test_more_entries_than_this_ledger_has(self, centre: RealCentre, gateway: Gateway) -> None:
+        """Whoever holds more knows another ledger, also where the head that is shown fits this one:
+        nothing is sent or answered."""
+        play(gateway, 3)
+        push(gateway)
+        restart(gateway)
+        content, size = centre.content(), agent_of(gateway).ledger.size
+        centre.twist = lambda body: _told(body, entries=size + 1)
+        push(gateway)
+        play(gateway, 1)
+        push(gateway)
+
+        assert state_of(gateway) == "out-of-step" and centre.content() == content
+        with pytest.raises(ParticipationRefusedError, match="ledger-not-in-step"):
+            agent_of(gateway).answer(_request(gateway), ARRAYS)
+
     def test_entries_that_are_not_those_of_the_head(
         self, centre: RealCentre, gateway: Gateway
     ) -> None:
@@ -750,6 +820,14 @@ def _request(gateway: Gateway) -> RoundRequest:
         episodes=("e",),
     )
     return RoundRequest(spec=spec, phase="train", round=0, arrays_sha256=sha256_hex(ARRAYS))
+
+
+def _told(body: bytes, **claims: object) -> bytes:
+    """An answer about a ledger's standing with other claims; other answers as they are."""
+    try:
+        return signed_again(WitnessedStanding.from_bytes(body), WITNESS, **claims)
+    except FedgeError:
+        return body
 
 
 def _lied(body: bytes, lie: str) -> bytes:

@@ -22,6 +22,7 @@ from fedge.errors import (
     UnknownEventError,
 )
 from fedge.privacy.entries import ErasureReason, Lost, read_entry
+from fedge.privacy.grants import Grant
 from fedge.privacy.ledger import Ledger, Reservation
 from fedge.privacy.policy import new_policy
 from fedge.privacy.rdp import cap_nano, event_nano, telemetry_nano
@@ -359,6 +360,33 @@ class TestGrants:
         ledger.settle(reservation, "k", BYTES, "os")
         with pytest.raises(ReservationError):
             ledger.grant(reservation, "k", cheap())
+
+    def test_a_draw_at_the_moment_of_asking_again_is_a_gap(
+        self, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another thread draws just before its grant becomes void: there is no second one."""
+        reservation = ledger.reserve_run("run", [0], [cheap()])
+        first, void = ledger.grant(reservation, "k", cheap()), Grant.void
+
+        def drawn_first(grant: Grant) -> int:
+            if grant.remaining:
+                grant.take(1, 10_000, 2)
+            return void(grant)
+
+        monkeypatch.setattr(Grant, "void", drawn_first)
+        with pytest.raises(DrawLostError):
+            ledger.grant(reservation, "k", cheap())
+        assert first.remaining == 0 and [entry.key for entry in gaps(ledger)] == ["k"]
+
+    def test_no_grant_comes_out_of_a_transaction_that_may_be_undone(
+        self, state: StateFile, ledger: Ledger
+    ) -> None:
+        """It would be forgotten with it, after noise was drawn, and given again."""
+        reservation = ledger.reserve_run("run", [0], [cheap()])
+        with pytest.raises(RuntimeError, match="transaction"), state.transaction():
+            ledger.grant(reservation, "k", cheap())
+        noised(ledger, reservation, "k", cheap())
+        ledger.settle(reservation, "k", BYTES, "os")
 
     @pytest.mark.parametrize("drawn", ["here", "in another process"])
     def test_a_lost_draw_is_a_gap_and_never_drawn_again(self, ledger: Ledger, drawn: str) -> None:

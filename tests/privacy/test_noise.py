@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from fedge.errors import RecordError, ReservationError, SettingError
 from fedge.privacy.grants import Grant
 from fedge.privacy.noise import Noise, OsNoise, SeededNoise, sigma_at_least
-from fedge.records import DiscreteGaussianEvent
+from fedge.records import DiscreteGaussianEvent, PoissonGaussianEvent
 
 CHI_SQUARE_LIMIT = 1e-6
 """A right sampler fails this test once in a million runs."""
@@ -25,6 +25,11 @@ CHI_SQUARE_LIMIT = 1e-6
 def granted(sigma2: int, dimension: int, *, count: int = 1, simulated: bool = True) -> Grant:
     event = DiscreteGaussianEvent(sensitivity2=4, sigma2=sigma2, count=count, dimension=dimension)
     return Grant(7, "report/1", event, simulated=simulated)
+
+
+def parameters(event: PoissonGaussianEvent) -> dict[str, int]:
+    """What a draw under `event` is asked for with."""
+    return event.model_dump(include={"sensitivity2", "sigma2", "rate_ppm"})
 
 
 def probabilities(sigma2: int, reach: int) -> np.ndarray:
@@ -172,6 +177,20 @@ class TestOsNoise(NoiseContract):
         )
 
         assert (first != second).any()
+
+    def test_no_two_continuous_draws_are_alike(self) -> None:
+        """Nor two values of one, nor two samples: noise that is repeated can be subtracted."""
+        event = PoissonGaussianEvent(
+            rate_ppm=500_000, sensitivity2=4, sigma2=25, count=2, dimension=60
+        )
+        grant, given = Grant(7, "run/1", event, simulated=False), parameters(event)
+        first, second = (
+            OsNoise().gaussian(np.zeros(60), unit=1.0, grant=grant, **given) for _ in range(2)
+        )
+        samples = [OsNoise().poisson_sample(60, 500_000) for _ in range(2)]
+
+        assert np.unique(np.concatenate([first, second])).size == 120
+        assert (samples[0] != samples[1]).any()
 
     def test_a_resident_process_stays_small(self) -> None:
         """Drawing noise loads neither OpenDP's prelude nor what that would pull in."""

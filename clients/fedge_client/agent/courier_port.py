@@ -22,6 +22,8 @@ from fedge_client.sockets import OWNER_AND_GROUP, bind_local, close_local
 log = logging.getLogger(__name__)
 
 Answer = Callable[[RoundRequest, bytes], bytes]
+FINISH_S = 2.0
+"""How long an orderly end waits for an answer under way: less than the supervisor waits for it."""
 
 
 def answer_request(answer: Answer, header: bytes, arrays: bytes) -> AgentAnswer:
@@ -68,9 +70,14 @@ class CourierPort:
         self._thread.start()
 
     def close(self) -> None:
-        """Take no more connections and remove the socket; one that is being answered goes on."""
+        """Take no more connections and remove the socket.
+
+        An answer under way has `FINISH_S` to be stored, for what was noised and is not stored is
+        lost. After that it goes on until the agent ends.
+        """
         self._stopping = True
         close_local(self._socket, self._path)
+        self._thread.join(FINISH_S)
 
     def _serve(self) -> None:
         while not self._stopping:

@@ -66,6 +66,7 @@ class Recoverer:
 
         Raises:
             OutboundError: it could not be fetched; try again later.
+            RecordError: numbers are claimed that can never have been used. Nothing changed.
             StateError: what came is not that chain, or the disk refused. Nothing changed.
         """
         witnessed = found.witnessed
@@ -81,7 +82,9 @@ class Recoverer:
             self._labels.forget_planned()
             # What was given out so far lies in blocks that have nothing left.
             block_start = (self._ledger.recovered_through + 1) * self._block_slots
-            watch.go_on_from(found.next_window, max(block_start, self._given_out()))
+            # Charged windows whose reports never arrived are known to the ledger alone.
+            next_window = max(found.next_window, self._ledger.next_window)
+            watch.go_on_from(next_window, max(block_start, self._given_out()))
 
     def _take_up(
         self, entries: list[bytes], witnessed: WitnessedHead, reason: RecoveryReason

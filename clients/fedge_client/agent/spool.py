@@ -202,7 +202,11 @@ class Spool:
     # --- after the state was lost or put back -----------------------------------------
 
     def never_below(self, seq: int) -> None:
-        """Use no number below `seq` from now on; joins the caller's transaction."""
+        """Use no number below `seq` from now on; joins the caller's transaction.
+
+        Raises:
+            RecordError: so many numbers can never have been used.
+        """
         with self._state.transaction() as db:
             self._rows.never_below(db, seq)
 
@@ -211,6 +215,9 @@ class Spool:
 
         Everything that waits is given up, and counted; the ledger still has its entries. What was
         given up before stays told, under new numbers. Joins the caller's transaction.
+
+        Raises:
+            RecordError: so many numbers can never have been used.
         """
         with self._state.transaction() as db:
             self._rows.never_below(db, seq)

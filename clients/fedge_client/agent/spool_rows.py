@@ -29,6 +29,9 @@ PRIORITIES: dict[EnvelopeKind, int] = {
 }
 """Importance of each kind: 0 is sent first and given up last."""
 
+LARGEST_STEP = 2**40
+"""More numbers than any gateway uses: who says that so many were used would use up all of them."""
+
 PAGE_BYTES, ROW_BYTES, INDEX_BYTES, TAIL_BYTES = 4096, 200, 120, 1024
 
 
@@ -169,7 +172,13 @@ class SpoolRows:
             return int(value) - 1
 
     def never_below(self, db: sqlite3.Connection, seq: int) -> None:
-        """Use no number below `seq` from now on, in either channel."""
+        """Use no number below `seq` from now on, in either channel.
+
+        Raises:
+            RecordError: it is more than `LARGEST_STEP` ahead.
+        """
+        if seq > self.counter("next_push") + LARGEST_STEP:
+            raise RecordError(f"envelope {seq} can never have been sent")
         for name in ("next_push", "next_reply"):
             db.execute("INSERT OR IGNORE INTO spool_counters VALUES (?, 0)", (name,))
             db.execute(

@@ -42,6 +42,7 @@ NOT_IN_STEP = "ledger-not-in-step"
 LEVELS = {"unknown": logging.WARNING, "in-step": logging.INFO, "out-of-step": logging.ERROR}
 MAX_STANDING_BYTES = 16 * 2**10
 
+NOT_KNOWN = 404
 CONFIRM_S = 300.0
 """Shortest time between two questions for heads that were confirmed meanwhile."""
 KEPT_HEADS = 8
@@ -140,7 +141,8 @@ class Standing:
                 return
             nonce, status, body = self._ask(get)
             if status != 200:
-                self._set("unknown", f"the coordinator does not tell (HTTP {status})")
+                why = "does not know this gateway" if status == NOT_KNOWN else "does not tell"
+                self._set("unknown", f"the coordinator {why} (HTTP {status})")
                 return
             try:
                 found = self._checked(body, nonce)
@@ -224,8 +226,8 @@ class Standing:
 
     def _follows(self, found: LedgerStanding) -> bool:
         ledger = self._ledger
-        if found.witnessed is not None:
-            return self._holds(found.witnessed)
+        if found.witnessed is not None and not self._holds(found.witnessed):
+            return False
         if found.entries > ledger.size:
             raise StateError(
                 f"the coordinator holds {found.entries} entries and this ledger {ledger.size}, and"

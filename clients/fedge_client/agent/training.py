@@ -234,7 +234,9 @@ class TrainingDesk:
             raise ParticipationRefusedError("other-release")
         if not mine.first_window <= mine.last_window < self._closed_windows():
             raise ParticipationRefusedError("windows-not-closed")
-        if request.phase == "train" and request.round >= plan.rounds:
+        # The evaluation comes after the last round. A number is part of what the ledger names.
+        last = plan.rounds - 1 if request.phase == "train" else plan.rounds
+        if request.round > last:
             raise ParticipationRefusedError("round-not-planned")
         if len(arrays) != 4 * plan.dimension or sha256_hex(arrays) != request.arrays_sha256:
             raise ParticipationRefusedError("arrays-do-not-fit")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from fedge.errors import RecordError
 from fedge.profiles.windows import Edge, WindowSpan
 from fedge.statefile import StateFile
 from fedge_client.agent.window_clock import Moment, WindowClock
@@ -16,6 +17,9 @@ from fedge_client.agent.window_clock import Moment, WindowClock
 NO_POSITION, LEFT_BEHIND = -1, -2
 """No ring holds them: the next one is taken for another than the one read before. That one was
 lost with slots that nobody knows, or all of it was read."""
+
+LARGEST_STEP = 2**40
+"""More windows than any gateway closes."""
 
 RESUME_S = 1.0
 """Seconds for which a window that outlived a reboot stays open, to take in what waits."""
@@ -102,9 +106,16 @@ class WatchState:
 
     def go_on_from(self, window: int, slot: int) -> None:
         """Go on with numbers not below these, with whatever ring there is; joins the caller's
-        transaction."""
+        transaction.
+
+        Raises:
+            RecordError: so many windows can never have been closed.
+        """
         with self._state.transaction() as db:
             db.execute("INSERT OR IGNORE INTO watch VALUES (1, 0, NULL, 0, 0)")
+            ((known,),) = db.execute("SELECT window FROM watch").fetchall()
+            if window > known + LARGEST_STEP:
+                raise RecordError(f"window {window} can never have been reported")
             db.execute(
                 "UPDATE watch SET window = MAX(window, ?), slot = MAX(COALESCE(slot, 0), ?),"
                 " position = ? WHERE one = 1",

@@ -87,8 +87,10 @@ class WindowCloser:
         installed = self._installed.get(span.release)
         report = None
         if installed is not None:
+            # Of this very span: one that is cut again after a reboot may have become longer.
             report = self._report.of(
-                span.window, lambda: self._reporter.report(span, rows, installed, closing)
+                (span.window, span.block, span.release, span.first_slot, span.slots),
+                lambda: self._reporter.report(span, rows, installed, closing),
             )
         withheld = progress.withheld
         if report is None:
