@@ -59,12 +59,16 @@ def table(evidence: AuditEvidence) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m fedge.audit", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m fedge.audit",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     kinds = parser.add_subparsers(required=True, metavar="multi-run | one-run")
     many = kinds.add_parser("multi-run", help="train a toy with and without a worst-case record")
     many.add_argument("--runs", type=int, default=1000, help="with, and as many without")
-    many.add_argument("--processes", type=int, default=2)
-    many.add_argument("--seed", type=int, default=1)
+    many.add_argument("--processes", type=int, default=2, help="0 trains in this one")
+    many.add_argument("--seed", type=int, default=1, help="of all noise, from 0")
     many.set_defaults(audit=_multi_run)
     one = kinds.add_parser("one-run", help="plant canaries in a staging gateway's run")
     one.add_argument("--canaries", "--runs", type=int, default=300)
@@ -78,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     one.set_defaults(audit=_one_run)
     for kind in (many, one):
         kind.add_argument("--json", action="store_true", help="print the evidence itself")
-        kind.add_argument("--out", type=Path, default=FOLDER)
+        kind.add_argument("--out", type=Path, default=FOLDER, help=f"folder, {FOLDER} by default")
     return parser
 
 
@@ -99,6 +103,8 @@ def _one_run(options: argparse.Namespace) -> AuditEvidence:
 
     if (options.state is None) != (options.release is None):
         raise SettingError("--state and --release belong together")
+    if options.counter is not None and (options.state is None or options.counter < 1):
+        raise SettingError("--counter is the number, from 1, of the release that --release names")
     opened = (
         digits_staging()
         if options.state is None

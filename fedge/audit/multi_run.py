@@ -81,11 +81,13 @@ def multi_run(
         progress: told how many trainings of how many are done.
 
     Raises:
-        SettingError: too few runs to bound anything.
+        SettingError: too few runs to bound anything, or a negative number of something.
         RunFailedError: a process was killed.
     """
     if runs < LEAST_RUNS:
         raise SettingError(f"an audit needs at least {LEAST_RUNS} runs, not {runs}")
+    if processes < 0 or seed < 0:
+        raise SettingError(f"processes and seed start at 0, not {processes} and {seed}")
     pieces = list(_pieces(runs, seed))
     total, done, found = 2 * runs * len(PROGRAMS), 0, list[Scored]()
     with tempfile.TemporaryDirectory(prefix="fedge-audit-") as folder:
@@ -114,11 +116,10 @@ def train_piece(piece: Piece, folder: Path) -> Scored:
     with tempfile.TemporaryDirectory(dir=folder) as own:
         laboratory = Laboratory(Path(own), PROGRAMS[piece.program])
         try:
-            with laboratory.unhurried():
-                scores = [
-                    laboratory.score(_seed_of(piece, run), with_canary=piece.with_canary)
-                    for run in range(piece.first, piece.first + piece.count)
-                ]
+            scores = [
+                laboratory.score(_seed_of(piece, run), with_canary=piece.with_canary)
+                for run in range(piece.first, piece.first + piece.count)
+            ]
         finally:
             laboratory.close()
     return Scored(piece, np.array(scores), laboratory.claimed_epsilon)

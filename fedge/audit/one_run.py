@@ -109,7 +109,8 @@ def audit_plan(
 
     Raises:
         AuditRefusedError: the ledger is a real one; nothing was charged.
-        SettingError: too few or too many canaries, or more records than the plan has room for.
+        SettingError: too few or too many canaries, more records than the plan has room for, or a
+            negative seed.
         BudgetExhaustedError: a block of the records has too little left.
     """
     if not staging.ledger.simulated:
@@ -122,6 +123,8 @@ def audit_plan(
             f"{len(staging.records)} records and {canaries} canaries do not fit a plan of "
             f"{plan.divisor}: some canaries would not be trained on"
         )
+    if seed is not None and seed < 0:
+        raise SettingError(f"a seed starts at 0, not {seed}")
     rng = np.random.default_rng(secrets.randbits(128) if seed is None else seed)
     planted = canary_records(staging, canaries, rng)
     coins: Coins = rng.random(canaries) < 0.5

@@ -14,7 +14,7 @@ import argparse
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -68,6 +68,7 @@ def choose_adapter(
     candidates: Sequence[TrainingSettings] = CANDIDATES,
     seeds: Sequence[int] = SEEDS,
     at: float | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> AdapterChoice:
     """Compare candidates on public rows under the task's public family of faults.
 
@@ -75,17 +76,25 @@ def choose_adapter(
         weights: the release that would be trained.
         candidates: those whose adapter the model does not have are left out; all plan for as
             many records as the first.
+        seeds: different ones, from 0: the same fault twice would count twice.
         at: now, in seconds since the epoch, to be written down; it changes no figure.
+        tell: told in words how far the study is.
 
     Raises:
         TaskError: the model has none of the adapters, or there are too few public rows.
-        SettingError: the policy leaves nothing for training.
+        SettingError: the policy leaves nothing for training, or a seed is negative or twice there.
     """
     fitting = [settings for settings in candidates if _fits(weights, settings.adapter)]
     if not fitting or not seeds:
         raise TaskError("no candidate fits the model, or no seed was given")
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise SettingError("seeds are different numbers, from 0")
     records = fitting[0].records
     trials = [_Trial(code, weights, seed, records) for seed in seeds]
+    tried = []
+    for number, settings in enumerate(fitting, start=1):
+        tell(f"{number} of {len(fitting)}: {settings.adapter}, rate {settings.learning_rate:g}")
+        tried.append(_candidate(settings, policy, weights, trials))
     return AdapterChoice.sealed(
         task=code.schema.name,
         epsilon=policy.epsilon,
@@ -95,7 +104,7 @@ def choose_adapter(
         records=records,
         seeds=tuple(seeds),
         stale=tuple(trial.stale for trial in trials),
-        candidates=tuple(_candidate(settings, policy, weights, trials) for settings in fitting),
+        candidates=tuple(tried),
         versions={name: version(name) for name in ("fedge", "torch", "numpy", "opacus")},
         at=at,
         unit=policy.unit,
@@ -165,34 +174,62 @@ def _candidate(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Study, print a table and write the record. Exit status 1 where it could not be done."""
-    parser = argparse.ArgumentParser(prog="fedge.learning.choice", description=__doc__)
-    parser.add_argument("--task", default="fedge.tasks.digits:CODE", help="module:object")
-    under = parser.add_mutually_exclusive_group(required=True)
-    under.add_argument("--server", type=Path, help="server.toml: its policy and [training]")
-    under.add_argument("--policy", type=Path, help="a policy; [training] as it is by default")
-    parser.add_argument("--out", type=Path, default=Path(CHOICE_FILE))
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    options = parser.parse_args(arguments)
+    """Study, write the record and print a table; how far it is goes to standard error.
+
+    Exit status 0 when it is written, 1 where it could not be done, 2 for wrong usage, 130
+    interrupted.
+    """
+    options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        code = load_task_code(options.task)
-        policy, base = _asked(options.server, options.policy, code)
-        choice = choose_adapter(
-            code,
-            code.base_weights(1),
-            policy,
-            candidates_of(base),
-            seeds=options.seeds,
-            at=time.time(),
-        )
+        choice = _study(options)
         write_file(options.out, choice.to_bytes())
     except (FedgeError, OSError) as error:
         print(f"fedge: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("fedge: interrupted, no record was written", file=sys.stderr)
+        return 130
     _show(choice)
     print(f"written to {options.out}")
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m fedge.learning.choice",
+        description=__doc__,
+        epilog="Exit status: 0 written, 1 failed, 2 wrong usage, 130 interrupted.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--task", default="fedge.tasks.digits:CODE", help="module:object")
+    under = parser.add_mutually_exclusive_group(required=True)
+    under.add_argument("--server", type=Path, help="server.toml: its policy and [training]")
+    under.add_argument("--policy", type=Path, help="a policy; [training] as it is by default")
+    parser.add_argument(
+        "--out", type=Path, default=Path(CHOICE_FILE), help=f"the record; {CHOICE_FILE} by default"
+    )
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=list(SEEDS), help="of faults and noise, from 0"
+    )
+    return parser
+
+
+def _study(options: argparse.Namespace) -> AdapterChoice:
+    # Before minutes of work, not after.
+    if options.out.is_dir() or not options.out.parent.is_dir():
+        raise SettingError(f"--out must be a file in a folder that is there, not {options.out}")
+    code = load_task_code(options.task)
+    policy, base = _asked(options.server, options.policy, code)
+    return choose_adapter(
+        code,
+        code.base_weights(1),
+        policy,
+        candidates_of(base),
+        seeds=options.seeds,
+        at=time.time(),
+        tell=lambda line: print(f"studying {line}", file=sys.stderr, flush=True),
+    )
 
 
 def _asked(

@@ -42,8 +42,8 @@ def plan_training(
         dimension: length of the adapter's vector.
 
     Raises:
-        SettingError: monitoring and the evaluation leave nothing, the clip is finer than the
-            grid, or a number is out of range.
+        SettingError: monitoring and the evaluation leave nothing, or a quota does not; the clip
+            is finer than the grid, or a number is out of range, that of the noise too.
     """
     rate = _rate_ppm(settings)
     try:
@@ -75,10 +75,7 @@ def plan_training(
             f"the policy (epsilon {policy.epsilon:g}) leaves nothing for training: telemetry_rho "
             f"{policy.telemetry_rho:g} and evaluation_rho {settings.evaluation_rho:g} take it all"
         )
-    # Whichever task a quota is for: a plan that some gateway must refuse trains nothing.
-    quotas = [q for q in policy.quotas if q.purpose == "training"]
-    left = min([left, *(limit_nano(quota, cap_nano(policy)) for quota in quotas)])
-    return blank.model_copy(update={"sigma2": _calibrated(blank, policy.alpha, left)})
+    return _noised(blank, policy.alpha, min(left, _quota_nano(policy)))
 
 
 def _rate_ppm(settings: TrainingSettings) -> int | None:
@@ -86,6 +83,28 @@ def _rate_ppm(settings: TrainingSettings) -> int | None:
     if settings.records <= settings.sample_above:
         return None
     return min(10**6 - 1, max(1, round(10**6 * settings.sample / settings.records)))
+
+
+def _quota_nano(policy: PrivacyPolicy) -> int:
+    """What quotas allow training, whichever task they are for; the cap where there is none.
+
+    A plan that some gateway must refuse trains nothing.
+    """
+    cap = cap_nano(policy)
+    limits = [limit_nano(quota, cap) for quota in policy.quotas if quota.purpose == "training"]
+    least = min([cap, *limits])
+    if least <= 0:
+        raise SettingError("a quota of the policy is so small that it leaves nothing for training")
+    return least
+
+
+def _noised(plan: TrainingPlan, alpha: int, nano: int) -> TrainingPlan:
+    """`plan` with the smallest noise at which its steps cost at most `nano`; checked again."""
+    values = plan.model_dump() | {"sigma2": _calibrated(plan, alpha, nano)}
+    try:
+        return TrainingPlan.model_validate(values)
+    except ValidationError as error:
+        raise SettingError(f"training: {first_fault(error, 'plan')}") from error
 
 
 def _calibrated(plan: TrainingPlan, alpha: int, nano: int) -> int:

@@ -21,10 +21,15 @@ CHOICE_MEASURES = "adapter_choice_"
 """How its figures among a manifest's measures begin."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Version = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+!_\-]{0,63}$")]
+"""Of a package. It is printed as it is, so it holds nothing that moves a cursor or ends a line."""
+
+YEAR_10000 = 253_402_300_800
+"""In seconds since the epoch: from here on no calendar has a day."""
 
 
 class TriedAdapter(Record):
-    """One way to train, and how far it got.
+    """One way to train, and how far it got; what no `TrainingPlan` can hold was never tried.
 
     Attributes:
         dimension: length of the adapter's vector.
@@ -33,11 +38,11 @@ class TriedAdapter(Record):
     """
 
     adapter: AdapterKind
-    rounds: int = Field(ge=1)
-    steps: int = Field(ge=1)
-    clip: float = Field(gt=0)
-    learning_rate: float = Field(gt=0)
-    dimension: int = Field(ge=1)
+    rounds: int = Field(ge=1, le=16)
+    steps: int = Field(ge=1, le=10_000)
+    clip: float = Field(gt=0, le=1e6)
+    learning_rate: float = Field(gt=0, le=1e6)
+    dimension: int = Field(ge=1, lt=2**31)
     noise_multiplier: float = Field(gt=0)
     accuracies: tuple[Share, ...] = Field(min_length=1)
 
@@ -89,8 +94,8 @@ class AdapterChoice(Versioned):
     seeds: tuple[int, ...] = Field(min_length=1)
     stale: tuple[Share, ...] = Field(min_length=1)
     candidates: tuple[TriedAdapter, ...] = Field(min_length=1)
-    versions: dict[str, str]
-    at: float | None = None
+    versions: dict[Name, Version]
+    at: float | None = Field(default=None, ge=0, lt=YEAR_10000)
     unit: Literal["record", "subject"] = "record"
     max_records: int = Field(default=1, ge=1, le=1000)
     seal: Sha256 | None = None

@@ -92,9 +92,14 @@ class AuditEvidence(Record):
 
     @property
     def passed(self) -> bool:
-        """The code's bounds stay under their claims, and every planted bug was found."""
+        """The code's bounds stay under their claims, and every planted bug was found.
+
+        An audit of many runs that planted none has shown nothing.
+        """
         within = not any(self.flags(case) for case in self.cases if not case.seeded_bug)
-        return self.lower_bound is not None and within and self.bugs_flagged == self.bugs_seeded
+        found = self.bugs_flagged == self.bugs_seeded
+        planted = self.kind == "one-run" or bool(self.bugs_seeded)
+        return self.lower_bound is not None and within and found and planted
 
     def claim_of(self, case: AuditedCase) -> float:
         """What a case's bound is held against."""

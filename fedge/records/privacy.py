@@ -88,6 +88,9 @@ class Quota(Record):
 PUBLIC_BY_DESIGN = (
     "number and time of requests, labels and erasures",
     "which requests got a label, and which records were erased",
+    # A subject's records beyond its limit are kept nowhere, so whose they are moves the place at
+    # which a run has read as many labelled records as were planned.
+    "which records are of one subject",
     "schema, bins and reference",
     "participation in runs",
 )

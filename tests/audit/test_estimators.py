@@ -182,6 +182,15 @@ class TestOneRun:
         assert values[0] <= values[-1] + 1e-12
         assert one_run_p_value(guesses, 1.0, 0.0) <= one_run_p_value(guesses, 1.0, delta) + 1e-12
 
+    def test_a_delta_excuses_luck_by_what_the_theorem_says(self) -> None:
+        """Added up by hand: the worst of all ways to spend delta on some of the canaries."""
+        canaries, made, right, delta, rate = 12, 9, 8, 1e-3, 1 / (1 + math.exp(-1.0))
+        mass = [math.comb(made, k) * rate**k * (1 - rate) ** (made - k) for k in range(made + 1)]
+        worst = max(sum(mass[max(0, right - i) : right]) / i for i in range(1, canaries + 1))
+
+        found = one_run_p_value(Guesses(canaries=canaries, made=made, right=right), 1.0, delta)
+        assert found == pytest.approx(sum(mass[right:]) + 2 * canaries * delta * worst)
+
     def test_a_coin_shows_nothing(self) -> None:
         """Half right is what anybody gets."""
         assert one_run_epsilon(Guesses(canaries=400, made=400, right=200), DELTA, 0.95) == 0.0

@@ -57,7 +57,7 @@ def test_a_case_may_have_a_claim_of_its_own() -> None:
     missed = found.model_copy(update={"counted_epsilon": 0.5})
 
     assert not evidence(CODE, own).passed, "1.4 shown of 1.0 claimed"
-    assert evidence(CODE, own.model_copy(update={"counted_epsilon": 0.4})).passed
+    assert evidence(CODE, own.model_copy(update={"counted_epsilon": 0.4}), BUG).passed
     assert evidence(CODE, found).passed and not evidence(CODE, missed).passed
     assert evidence(CODE, own).lower_bound == CODE.lower_bound
     assert not evidence(own.model_copy(update={"counted_epsilon": 0.4})).passed
@@ -73,6 +73,12 @@ def test_evidence_of_an_earlier_version_is_read() -> None:
     assert AuditEvidence.from_bytes(json.dumps(values).encode()) == evidence()
 
 
+def test_many_runs_without_a_planted_bug_have_shown_nothing() -> None:
+    """An audit that might find nothing at all does not pass; one run plants none."""
+    assert not evidence(CODE).passed
+    assert evidence(CODE).model_copy(update={"kind": "one-run"}).passed
+
+
 def test_passed_follows_from_the_numbers() -> None:
     """The code within the claim, and every bug above it."""
     assert evidence().passed
@@ -81,7 +87,6 @@ def test_passed_follows_from_the_numbers() -> None:
     assert not evidence(claimed=16.0).passed, "a planted bug was not found"
     assert not evidence(BUG).passed, "the code itself was not audited"
     assert evidence(BUG).lower_bound is None
-    assert evidence(CODE).passed
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedge.audit import __main__ as command
 from fedge.audit import multi_run as audit
 from fedge.audit import toy
 from fedge.audit.multi_run import Piece, multi_run, train_piece
@@ -118,6 +119,17 @@ def test_a_sampled_program_reads_samples(tmp_path: Path) -> None:
 
     assert plans[0] == plans[1]
     assert drawn[0] < 0.02 and drawn[1] == 1.0
+
+
+@pytest.mark.parametrize("wrong", ["processes", "seed"])
+def test_a_negative_number_is_refused(
+    wrong: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In words, before any training."""
+    given = ["multi-run", f"--{wrong}", "-1", "--out", str(tmp_path / "out")]
+
+    assert command.main(given) == command.EXIT_FAILED
+    assert wrong in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
 def test_too_few_runs_are_refused() -> None:

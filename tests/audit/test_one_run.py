@@ -13,13 +13,15 @@ from fakes.recording_noise import RecordingNoise
 
 from fedge.audit import __main__ as command
 from fedge.audit import toy
+from fedge.audit.estimators import Guesses, one_run_epsilon
 from fedge.audit.evidence import read_evidence
-from fedge.audit.one_run import Staging, canary_records, one_run
+from fedge.audit.one_run import Staging, audit_plan, bound_of, canary_records, one_run
 from fedge.audit.staging import opened_staging
 from fedge.config import TrainingSettings
 from fedge.data.blocks import LabelledRecords
 from fedge.errors import AuditRefusedError, BudgetExhaustedError, SettingError, StateError
-from fedge.models.weights import weights_to_bytes
+from fedge.learning.planning import plan_training
+from fedge.models.weights import adapter_dimension, weights_to_bytes
 from fedge.privacy.ledger import Ledger
 from fedge.privacy.noise import SeededNoise
 from fedge.privacy.policy import new_policy, write_policy
@@ -127,6 +129,38 @@ def test_too_few_or_many_canaries_are_refused(tmp_path: Path, canaries: int) -> 
         one_run(staging(tmp_path), HEAD, SeededNoise(1), canaries=canaries)
 
 
+def test_each_share_gets_its_part_of_the_error_allowed() -> None:
+    """The best of three bounds holds as often as it says only if each holds more often."""
+    scores, coins = np.arange(60.0), np.arange(60) >= 30
+    whole = Guesses(canaries=60, made=60, right=60)
+
+    found = bound_of(scores, coins, 1e-5)
+
+    assert found == one_run_epsilon(whole, 1e-5, 1 - 0.05 / 3) < one_run_epsilon(whole, 1e-5, 0.95)
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path) -> None:
+    """Before anything is charged."""
+    place = staging(tmp_path)
+    before = place.ledger.entries()
+
+    with pytest.raises(SettingError, match="seed"):
+        one_run(place, HEAD, SeededNoise(1), canaries=40, seed=-1)
+    assert place.ledger.entries() == before
+
+
+def test_a_plan_without_room_for_the_canaries_is_refused(tmp_path: Path) -> None:
+    """Coins of canaries that nobody trains on would show nothing, and look like privacy."""
+    place = staging(tmp_path)
+    settings = HEAD.model_copy(update={"records": 40})
+    plan = plan_training(POLICY, settings, adapter_dimension(place.weights, "head"))
+    before = place.ledger.entries()
+
+    with pytest.raises(SettingError, match="do not fit a plan of 40"):
+        audit_plan(place, plan, SeededNoise(1), canaries=40)
+    assert place.ledger.entries() == before
+
+
 def test_a_staging_block_has_a_budget_too(tmp_path: Path) -> None:
     """A second run about the same block is refused by the ledger."""
     place = staging(tmp_path)
@@ -191,9 +225,13 @@ class TestAGatewayOfItsOwn:
             assert file.rows("SELECT * FROM ledger_entries") == before
         assert not (tmp_path / "out").exists()
 
-    def test_must_be_there(self, tmp_path: Path) -> None:
-        """An empty folder does not become a gateway."""
+    def test_must_be_there(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        """An empty folder does not become a gateway, and a number alone names no release."""
         with pytest.raises(StateError), opened_staging(tmp_path, tmp_path):
             pass
         assert command.main(["one-run", "--state", str(tmp_path)]) == command.EXIT_FAILED
+        for counter in (["3"], ["0", "--state", str(tmp_path), "--release", str(tmp_path)]):
+            given = ["one-run", "--counter", *counter, "--out", str(tmp_path / "out")]
+            assert command.main(given) == command.EXIT_FAILED
+            assert "--counter" in capsys.readouterr().err
         assert list(tmp_path.iterdir()) == []

@@ -263,6 +263,19 @@ def test_a_release_is_audited_once(staging: Fleet) -> None:
     assert again.release == 2 and read_evidence(staging.candidate / ONE_RUN) == again
 
 
+def test_where_no_evidence_can_be_made_the_release_goes_on(
+    staging: Fleet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The policy was tightened since the run: under it that training is not allowed any more."""
+    staging.push_ledger(simulated=True)
+    tighter = POLICY.model_copy(update={"epsilon": POLICY.epsilon - 0.5})
+    write_policy(tighter, staging.settings.policy)
+
+    assert staging.context("builder").recompile("run-1") == SIGNED
+    assert not (staging.candidate / ONE_RUN).exists()
+    assert "no evidence about its training" in caplog.text
+
+
 def test_no_round_begins_after_the_limit(staging: Fleet, caplog: pytest.LogCaptureFixture) -> None:
     """What the first round showed is evidence, too; how far it came is told."""
     clock = iter([0.0, 61.0])

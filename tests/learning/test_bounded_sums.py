@@ -85,6 +85,20 @@ def test_every_row_is_within_the_charged_bound(gradients: np.ndarray, made: Trai
     assert all(sum(int(cell) ** 2 for cell in row) <= made.sensitivity2 for row in grid)
 
 
+def test_a_row_between_the_grid_and_the_clip_is_shortened() -> None:
+    """The clip lies between two steps of the grid, and only the lower one is charged: a row that
+    is on the grid, longer than that and within the clip, loses nothing by rounding."""
+    made = PLANS[1]
+    bound = int(made.clip * 2**made.grid_bits)
+    cells = np.array([[bound, 100, 0, 0, 0, 0]])
+    rows = cells / 2.0**made.grid_bits
+    assert np.linalg.norm(rows) < made.clip and (cells * cells).sum() > made.sensitivity2
+
+    (grid,) = on_grid(rows, made)
+
+    assert 0.999 * made.sensitivity2 < int((grid * grid).sum()) <= made.sensitivity2
+
+
 @given(gradient_rows(), st.sampled_from(PLANS))
 def test_a_row_is_the_same_whatever_stands_beside_it(
     gradients: np.ndarray, made: TrainingPlan

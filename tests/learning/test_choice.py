@@ -11,7 +11,7 @@ import pytest
 from fakes.digits_base import base_weights, camera_records, demo_policy, plan
 
 from fedge.config import ServerSettings, TrainingSettings
-from fedge.errors import TaskError
+from fedge.errors import SettingError, TaskError
 from fedge.learning import choice
 from fedge.learning.choice import candidates_of, choose_adapter
 from fedge.learning.chosen import chosen_training
@@ -87,6 +87,13 @@ def test_candidates_that_the_model_lacks_are_left_out() -> None:
         choose_adapter(CODE, base_weights(), demo_policy(), QUICK, seeds=())
 
 
+@pytest.mark.parametrize("seeds", [(-1,), (1, 2, 1)], ids=["negative", "twice"])
+def test_seeds_are_different_faults(seeds: tuple[int, ...]) -> None:
+    """One that is there twice would make a mean of fewer faults look like one of more."""
+    with pytest.raises(SettingError, match="seeds"):
+        choose_adapter(CODE, base_weights(), demo_policy(), QUICK, seeds=seeds)
+
+
 def test_public_rows_are_public_and_under_one_fault() -> None:
     """Another seed is another fault; a split by position keeps glyphs apart."""
     assert isinstance(CODE, FaultFamily)
@@ -112,9 +119,42 @@ def test_the_command_writes_the_record(
     assert choice.main(["--policy", str(policy), "--out", str(out), "--seeds", "1"]) == 0
     written = AdapterChoice.from_bytes(out.read_bytes())
     assert written.chosen.adapter == "input" and written.at is not None
-    assert "input" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "input" in printed.out
+    assert printed.err == "studying 1 of 1: input, rate 1.2\n"
     assert asked == [choice.CANDIDATES]
     assert choice.main(["--policy", str(tmp_path / "none.toml")]) == 1
+
+
+def test_a_study_that_is_interrupted_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the exit status of an interrupt, and no record."""
+    policy, out = tmp_path / "policy.toml", tmp_path / "adapter-choice.json"
+    write_policy(demo_policy(), policy)
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(choice, "choose_adapter", interrupted)
+    monkeypatch.setattr(type(CODE), "base_weights", lambda _, seed: base_weights())
+
+    assert choice.main(["--policy", str(policy), "--out", str(out)]) == 130
+    assert "interrupted" in capsys.readouterr().err and not out.exists()
+
+
+def test_where_the_record_cannot_go_is_said_before_the_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder in its place, or none to put it in: not after minutes of work."""
+    policy = tmp_path / "policy.toml"
+    write_policy(demo_policy(), policy)
+    asked = quick_study(monkeypatch)
+
+    for out in (tmp_path, tmp_path / "none" / "adapter-choice.json"):
+        assert choice.main(["--policy", str(policy), "--out", str(out)]) == 1
+        assert str(out) in capsys.readouterr().err
+    assert asked == []
 
 
 def test_a_study_for_a_centre_applies_to_it(
@@ -150,9 +190,9 @@ def quick_study(monkeypatch: pytest.MonkeyPatch) -> list[tuple[TrainingSettings,
     """The command studies one candidate of those that it is asked for, which are kept."""
     asked: list[tuple[TrainingSettings, ...]] = []
 
-    def quick(code, weights, policy, candidates, *, seeds, at):
+    def quick(code, weights, policy, candidates, *, seeds, at, tell):
         asked.append(candidates)
-        return choose_adapter(code, weights, policy, quick_ones(candidates), seeds, at)
+        return choose_adapter(code, weights, policy, quick_ones(candidates), seeds, at, tell)
 
     def quick_ones(candidates):
         return [candidates[0].model_copy(update={"rounds": 1, "steps": 4, "records": 60})]

@@ -177,6 +177,42 @@ def test_figures_that_are_none_are_refused() -> None:
             type(CHOICE.candidates[0])(**values)
 
 
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        {"at": 1e18},
+        {"at": -1.0},
+        {"at": float("nan")},
+        {"versions": {"fedge": "0.1\x1b[2J"}},
+        {"versions": {"fedge\nall is well": "0.1"}},
+        {"versions": {"fedge": "9" * 65}},
+    ],
+    ids=["no-date", "before-time", "no-number", "cursor", "line", "long"],
+)
+def test_what_would_be_printed_wrong_is_no_record(hostile: dict[str, object]) -> None:
+    """Anybody can seal a file: times have a date, and versions are words."""
+    with pytest.raises(ValueError, match=next(iter(hostile))):
+        choice_of(POLICY, CHOICE.chosen, **hostile)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"rounds": 17},
+        {"steps": 10_001},
+        {"clip": 1e7},
+        {"learning_rate": 1e7},
+        {"dimension": 2**31},
+    ],
+    ids=lambda beyond: next(iter(beyond)),
+)
+def test_what_no_plan_can_hold_was_never_tried(beyond: dict[str, object]) -> None:
+    """So the file is refused, and not the settings, which never said it."""
+    (name,) = beyond
+    with pytest.raises(ValueError, match=name):
+        type(CHOICE.chosen)(**(CHOICE.chosen.model_dump() | beyond))
+
+
 # --- earlier files ----------------------------------------------------------------------
 
 

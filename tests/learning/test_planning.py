@@ -15,7 +15,7 @@ from fedge.errors import SettingError
 from fedge.learning.planning import noise_multiplier, plan_training, run_nano
 from fedge.privacy.policy import new_policy
 from fedge.privacy.rdp import cap_nano, telemetry_nano
-from fedge.records import BlockLength
+from fedge.records import BlockLength, Quota
 
 SETTINGS = st.builds(
     TrainingSettings,
@@ -68,6 +68,26 @@ def test_a_policy_that_leaves_nothing_is_refused() -> None:
     )
     with pytest.raises(SettingError, match="leaves nothing"):
         plan_training(policy, TrainingSettings(evaluation_rho=0.01), 26)
+
+
+@pytest.mark.parametrize("records", [300, 5_000], ids=["full", "poisson"])
+def test_a_quota_that_leaves_nothing_is_refused(records: int) -> None:
+    """A share so small that no release fits under it is a wrong policy, said as such."""
+    quota = Quota(purpose="training", task="digits", share=1e-15)
+    policy = demo_policy().model_copy(update={"quotas": (quota,)})
+
+    with pytest.raises(SettingError, match="quota"):
+        plan_training(policy, TrainingSettings(records=records), 26)
+
+
+def test_noise_beyond_what_can_be_drawn_is_refused() -> None:
+    """A plan is checked with its noise in it: nobody is asked to draw more than 64 bits hold."""
+    quota = Quota(purpose="training", task="*", share=1e-9)
+    policy = demo_policy().model_copy(update={"quotas": (quota,)})
+    most = TrainingSettings(rounds=16, steps=10_000, clip=1_000.0)
+
+    with pytest.raises(SettingError, match="sigma2"):
+        plan_training(policy, most, 26)
 
 
 @pytest.mark.parametrize("clip", [1e-6, 2e3])

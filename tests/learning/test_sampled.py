@@ -203,6 +203,24 @@ class TestGradients:
 
         assert np.linalg.norm(noise.exact[0]) <= 6 * made.clip * (1 + 1e-4)
 
+    def test_a_person_who_is_not_drawn_is_in_no_sum(self) -> None:
+        """With none of their rows, however many; and one bad row takes no other with it."""
+        subjects = np.ones((ROWS, 16), dtype=np.uint8)
+        subjects[:, 0] = np.arange(ROWS) // 10
+        people = replace(records(), subjects=subjects)
+        made = sampled_plan(steps=1).model_copy(update={"unit": "subject", "max_records": 10})
+        others = subjects[:, 0] != 2
+        spoilt = replace(people, inputs=people.inputs.copy())
+        spoilt.inputs[24] = np.nan  # theirs
+        others_or_spoilt = others | (np.arange(ROWS) == 24)
+
+        for given, absent in ((people, others), (spoilt, others_or_spoilt)):
+            drawn, alone = Exact(np.arange(6) == 2), Exact(np.ones(6, dtype=bool))
+            train(given, made, drawn)
+            train(replace(people, labels=np.where(absent, -1, people.labels)), made, alone)
+            assert drawn.exact[0].any()
+            np.testing.assert_allclose(drawn.exact[0], alone.exact[0], rtol=1e-4, atol=1e-6)
+
     def test_a_person_whose_sum_overflows_adds_nothing(self) -> None:
         """Finite gradients may add up to infinity: a failure would tell about the records."""
         subjects = np.zeros((ROWS, 16), dtype=np.uint8)
