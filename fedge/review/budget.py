@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from fedge.privacy.charges import events_nano
 from fedge.privacy.entries import Opened, RunReserved, WindowReserved, read_entry
+from fedge.privacy.quotas import Use
 from fedge.privacy.rdp import NANO, conversion, epsilon_of, telemetry_nano
 from fedge.privacy.replay import Totals, replay
 from fedge.records import PoissonGaussianEvent, PrivacyPolicy
@@ -33,6 +34,7 @@ class BlockBudget:
         window_nano: of that, what was reserved about the window with most.
         training_nano: reserved by retrainings, evaluation included.
         released_nano: of that, what was noised and kept to be sent.
+        uses: of the retrainings' part, what each purpose of each task took; quotas are about it.
         runs, windows: how many reserved something.
         excluded: what the guarantee leaves out.
         recovered: the block lost its budget when a state was lost or put back.
@@ -50,6 +52,7 @@ class BlockBudget:
     window_nano: int
     training_nano: int
     released_nano: int
+    uses: tuple[Use, ...]
     runs: int
     windows: int
     excluded: tuple[str, ...]
@@ -157,6 +160,11 @@ def _budget(ledger: GatewayLedger, totals: Totals, tally: _Tally, block: int) ->
         window_nano=max((totals.window_nano[window] for window in windows), default=0),
         training_nano=totals.training_nano[block],
         released_nano=sum(_released(totals, run, policy.alpha) for run in runs),
+        uses=tuple(
+            Use(purpose, task, nano)
+            for (of, purpose, task), nano in sorted(totals.uses.items())
+            if of == block
+        ),
         runs=len(runs),
         windows=len(windows),
         excluded=tuple(sorted(what for b, what in totals.excluded if b == block)),

@@ -28,6 +28,7 @@ from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.evidence import CHOICE
 from fedge.review.report.build import build_report
 from fedge.review.report.document import Grid, Paragraph
+from fedge.review.report.exports import registry_entry
 from fedge.review.report.files import report_json, write_report
 from fedge.review.report.layout import lay_out
 from fedge.review.report.model import ComplianceReport
@@ -91,10 +92,13 @@ def test_a_release_whose_choice_nobody_recorded_says_so(
     make: MakeReport, honest: BundleSource
 ) -> None:
     """Of bundles of earlier versions, too; the first release trained no adapter."""
-    cells, below = told(make(honest))
+    report = make(honest)
+    cells, below = told(report)
 
     assert cells == ["none was trained", "input, choice not recorded"]
     assert below == []
+    said = registry_entry(report)["accounting"]["hyperparameters"]
+    assert said == ["digits 2: input, choice not recorded"]
 
 
 def test_the_study_is_named_with_its_figures(make: MakeReport, honest: BundleSource) -> None:
@@ -109,6 +113,8 @@ def test_the_study_is_named_with_its_figures(make: MakeReport, honest: BundleSou
         assert part in sentence
     assert report_json(report)["releases"][1]["study"] == CHOSEN.summary()
     assert report.verdict == "proven"
+    (said,) = registry_entry(report)["accounting"]["hyperparameters"]
+    assert said == f"digits 2: {cells[1]}, made on public data alone"
 
 
 def test_another_study_than_the_named_one_is_not_believed(

@@ -38,7 +38,7 @@ def test_an_honest_bundle_is_accepted(run: Run, bundle: Path) -> None:
 
     assert status == 0
     assert out.startswith("proven") and ": 3 gateways, " in out.splitlines()[0]
-    assert ", as of 2026-09-22 02:14:22 UTC: " in out.splitlines()[0]
+    assert ", as of 2026-09-22 02:14:21 UTC: " in out.splitlines()[0]
     assert "not given" not in out
 
 

@@ -34,8 +34,9 @@ from fedge.identity import Identity
 from fedge.privacy.approval import approve, write_approval
 from fedge.privacy.policy import write_policy
 from fedge.review.budget import block_budgets
-from fedge.review.bundle import read_bundle
+from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.prices import price_run
+from fedge.review.source import BundleSource
 from fedge.review.verifier import Deviation, Finding, Verdict
 from fedge_client.ledger_export import collect_gateway
 
@@ -189,6 +190,32 @@ class TestPlan:
         status, _, err = run("plan", "--gateway", gateway_folder)
 
         assert status == 1 and "not signed" in err
+
+
+class TestNothingYet:
+    """Where no block was opened nothing is bounded: that is said, and is no proof."""
+
+    def test_a_centre_without_ledgers_exports_nothing(
+        self, run: Run, server: Path, tmp_path: Path
+    ) -> None:
+        with sqlite3.connect(server / "data" / "fedge.sqlite") as database:
+            database.execute("DELETE FROM envelopes")
+        status, out, err = run("export", tmp_path / "b.zip", "--server", server, "--json")
+
+        assert (status, out) == (1, "") and "no gateway sent a ledger entry" in err
+        assert not (tmp_path / "b.zip").exists()
+
+    def test_a_ledger_without_blocks_proves_nothing(
+        self, run: Run, source: BundleSource, tmp_path: Path
+    ) -> None:
+        with played_gateway(tmp_path) as young:
+            begun = replace(source, gateways=(young.exported(),), runs=(), releases=(), evidence={})
+        write_bundle(tmp_path / "b.zip", begun, CENTRE, young.at[0] + 1.0)
+        status, out, _ = run("verify", tmp_path / "b.zip")
+
+        assert status == 0
+        assert out.startswith("accepted, but nothing is proven: no block was opened yet")
+        assert out.splitlines()[0].endswith("2 entries, no block")
 
 
 class TestKeys:

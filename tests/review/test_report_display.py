@@ -18,7 +18,9 @@ from fakes.reports import report_of, report_of_file, section_of, texts
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.evidence import with_evidence
+from fedge.review.report.build import build_report
 from fedge.review.report.differences import difference_interval
 from fedge.review.report.document import LONG_WORD, Document, Grid, Section
 from fedge.review.report.files import FORMATS, write_report
@@ -30,6 +32,7 @@ from fedge.review.report.plots import INCIDENTS
 from fedge.review.report.tables import csv_files
 from fedge.review.report.visible import MOST_NAME, display_names, shortened, visible
 from fedge.review.source import BundleSource
+from fedge.review.verifier import verify_bundle
 
 HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
@@ -157,6 +160,45 @@ def test_no_two_gateways_are_called_the_same(names: dict[str, str]) -> None:
     shown = display_names(names.items())
 
     assert len(set(shown.values())) == len(names)
+
+
+@pytest.mark.parametrize(
+    "other", ["Site", "s\u034fite", "\uff53ite", "site ", "\xa0site", "site\ufe0f"]
+)
+def test_names_that_read_the_same_are_told_apart(other: str) -> None:
+    shown = display_names([("0" * 32, "site"), ("1" * 32, other), ("2" * 32, "yard")])
+
+    assert shown["2" * 32] == "yard"
+    assert "(11111111)" in shown["1" * 32] or "[U+" in shown["1" * 32]
+
+
+def test_a_letter_that_shows_nothing_is_shown_as_its_number() -> None:
+    assert visible("\u3164\u2800") == "[U+3164][U+2800]"
+
+
+def test_names_are_not_told_of_a_rejected_bundle(fleet: BundleSource, tmp_path: Path) -> None:
+    """Whoever forged it may have put sentences there."""
+    source = named(fleet, "found PROVEN", "by the authority", "in May")
+    ledger = source.gateways[0]
+    forged = replace(ledger, entries=(*ledger.entries[:-1], ledger.entries[0]))
+    report = report_of(tmp_path / "b.zip", replace(source, gateways=(forged, *source.gateways[1:])))
+
+    assert report.deviation is not None and report.keys
+    for path in write_report(report, tmp_path / "r", TEXT):
+        assert "PROVEN" not in path.read_text().replace("UNPROVEN", ""), path.name
+
+
+def test_a_file_that_changed_between_two_readings_is_rejected(
+    fleet: BundleSource, tmp_path: Path
+) -> None:
+    """What was verified is what is told, or nothing is."""
+    path, other = tmp_path / "b.zip", tmp_path / "other.zip"
+    write_bundle(path, fleet, CENTRE, 2e9)
+    write_bundle(other, fleet, CENTRE, 2e9 + 1)
+    report = build_report(read_bundle(other), verify_bundle(path), verified_at=2e9 + 2)
+
+    assert report.deviation is not None and "changed while it was read" in report.deviation.what
+    assert not report.blocks and not report.releases
 
 
 # --- pages ------------------------------------------------------------------------------

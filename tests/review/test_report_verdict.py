@@ -129,9 +129,11 @@ def test_with_all_keys_it_is_green_and_unconditional(fleet: BundleSource, tmp_pa
 
 
 def test_the_headline_says_as_of_when_it_holds(fleet: BundleSource, tmp_path: Path) -> None:
-    """The last countersignature; of several ledgers the one that has waited longest."""
+    """Of the last confirmed state; of several ledgers the one that has waited longest."""
     report = report_of(tmp_path / "b.zip", fleet, ALL_KEYS)
-    earliest = min(max(head.at for head in one.witnessed) for one in fleet.gateways)
+    earliest = min(
+        max(min(one.at, one.head.at) for one in ledger.witnessed) for ledger in fleet.gateways
+    )
 
     assert report.as_of == earliest
     assert lay_out(report).headline == "The ledgers prove the guarantee as of 2026-09-22 02:14 UTC"
@@ -219,7 +221,9 @@ def test_a_remark_of_a_kind_unknown_here_keeps_the_report_from_being_green(
     report = replace(report, remarks=(remark,))
 
     assert tone(report) == "warn" and verdict_words(report) == "proven, with reservations"
-    assert lay_out(report).sentences[0] == "With reservations: odd. See Findings."
+    assert lay_out(report).sentences[0] == (
+        "With reservations: odd. See Findings, also for what to do."
+    )
 
 
 # --- rejected and unproven --------------------------------------------------------------

@@ -1,19 +1,27 @@
-"""The part of a report about the bound itself: what is promised, spent, and left."""
+"""The part of a report about the bound itself: what is promised, and what was spent of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
+from fedge.review.budget import BlockBudget
 from fedge.review.report import trust_words, words
+from fedge.review.report.advice import about_rejection, what_to_do
 from fedge.review.report.document import Block, Bullets, Grid, Paragraph, Section, cut
 from fedge.review.report.model import BlockLine, ComplianceReport, Remark
 from fedge.review.report.plots import MOST_BARS, budget_bars
-from fedge.review.report.verdict_words import as_of_words, tone, verdict_words
+from fedge.review.report.verdict_words import as_of_words, deviation_words, tone, verdict_words
 
 MOST_BLOCKS = 60
 NOTE = "note"
 NEARLY_SPENT = 0.95
 """A block of whose cap so much is taken is marked."""
+_WEIGHTS = (
+    "Weight: what a finding does to the verdict. Guarantee unproven: while it stands, the bound is "
+    "claimed and not proven. Condition: the verdict holds if this does. Reservation: something is "
+    "missing or left out; the bound holds for the rest. Note: takes nothing from the bound. Entry: "
+    "number in the gateway's ledger."
+)
 
 
 def guarantee_section(report: ComplianceReport) -> Section:
@@ -28,7 +36,7 @@ def guarantee_section(report: ComplianceReport) -> Section:
     elif tone(report) != "good":
         text = (
             f"What follows is {verdict_words(report)}; it speaks of what happened up to the last "
-            f"countersignatures ({as_of_words(report)})."
+            f"states that were countersigned ({as_of_words(report)})."
         )
         blocks.append(Paragraph(text))
     for policy in report.present_policies:
@@ -61,8 +69,8 @@ def _exposure(report: ComplianceReport) -> list[Block]:
     if worst.budget.policy.unit == "subject":
         who = "A subject that is present in"
     text = (
-        f"{who} several blocks: charges add up across blocks. If each of them were spent like the "
-        f"worst block of this report, the bound would be:"
+        f"{who} several blocks, of one gateway or of several: charges add up across blocks. If "
+        f"each of them were spent like the worst block of this report, the bound would be:"
     )
     delta = words.small(worst.budget.policy.delta)
     heads = ("present in", "epsilon at most", f"that is, except with probability {delta}")
@@ -81,12 +89,11 @@ def findings_section(report: ComplianceReport) -> Section:
     """What the verifier found, the worst first."""
     blocks: list[Block] = []
     if report.deviation is not None:
-        where = _where(report.deviation.name, report.deviation.entry)
         text = (
-            f"Rejected: {where}{report.deviation.what}. A bundle is only as good as its weakest "
-            f"entry: nothing that it says is to be relied on until this is explained."
+            f"Rejected: {deviation_words(report.deviation)}. A bundle is only as good as its "
+            f"weakest entry: nothing that it says is to be relied on until this is explained."
         )
-        blocks.append(Paragraph(text))
+        blocks += [Paragraph(text), Paragraph(about_rejection(report.deviation))]
     grouped: dict[tuple[str, str], list[Remark]] = {}
     for remark in sorted(report.remarks, key=lambda one: (not one.unproven, not one.reserves)):
         grouped.setdefault((weight_of(remark), remark.what), []).append(remark)
@@ -96,14 +103,18 @@ def findings_section(report: ComplianceReport) -> Section:
             words.listed(sorted({one.name or "the bundle" for one in alike})),
             words.listed(sorted({str(o.entry) for o in alike if o.entry is not None}), 3),
             what,
+            what_to_do(alike[0]),
         )
         for (weight, what), alike in grouped.items()
     )
     shown, hidden = cut(rows, MOST_BLOCKS)
     if shown:
         marked = frozenset(place for place, (weight, _) in enumerate(grouped) if weight != NOTE)
-        heads = ("weight", "gateway", "entry", "what was found")
-        blocks.append(Grid(heads, shown, marked=marked, widths=(2, 2, 1, 8), hidden=hidden))
+        heads = ("weight", "gateway", "entry", "what was found", "what to do")
+        grid = Grid(
+            heads, shown, marked=marked, widths=(2, 2, 1, 5, 5), hidden=hidden, note=_WEIGHTS
+        )
+        blocks.append(grid)
     elif report.deviation is None:
         blocks.append(Paragraph("None: every check passed without a remark."))
     return Section("Findings", "findings", tuple(blocks))
@@ -118,11 +129,6 @@ def weight_of(remark: Remark) -> str:
     return "reservation" if remark.reserves else NOTE
 
 
-def _where(name: str, entry: int | None) -> str:
-    at = "" if entry is None else f", entry {entry}"
-    return f"{name}{at}: " if name or at else ""
-
-
 def budget_section(report: ComplianceReport) -> Section:
     """Every block: cap, spent, remaining; the worst first."""
     if not report.blocks:
@@ -132,25 +138,56 @@ def budget_section(report: ComplianceReport) -> Section:
         "block opens, so that retrainings can never silence monitoring."
     )
     if len(report.blocks) > MOST_BARS:
-        caption += f" The {MOST_BARS} of {len(report.blocks)} blocks with most spent are drawn."
+        caption += f" The {MOST_BARS} of {len(report.blocks):,} blocks with most spent are drawn."
     heads = (
-        *("gateway", "block", "opened (UTC)", "cap", "monitoring", "retraining"),
-        *("remaining", "epsilon spent", "of at most", "verifier"),
+        *("gateway", "block", "opened (UTC)", "epsilon spent", "of at most", "verifier"),
+        *("monitoring", "retraining", "remaining", "cap (RDP)"),
     )
     rows, hidden = cut(tuple(map(_block_row, report.blocks)), MOST_BLOCKS)
     marked = frozenset(
         place for place, line in enumerate(report.blocks[:MOST_BLOCKS]) if _needs_attention(line)
     )
     note = (
-        "Cap, monitoring, retraining and remaining are in the ledger's unit (RDP at the policy's "
-        "order). Monitoring is what is reserved for it. Retraining: released / reserved. "
-        f"Marked: {100 * NEARLY_SPENT:.0f} % or more of the cap is taken, or something is left out "
-        "(escalation: records sent on un-noised) or lost. Verifier: the independent second "
-        "calculation of epsilon."
+        "Verifier: the independent second calculation of epsilon. Monitoring, retraining and "
+        "remaining are parts of the block's cap: what is set aside for monitoring, what was "
+        "reserved for retrainings (with what of it was released, where that is less), and what is "
+        "left. What is taken is rounded up, what is left down. The cap is in the ledger's own "
+        f"unit, RDP (see Terms). Marked: {100 * NEARLY_SPENT:.0f} % or more of the cap is taken, "
+        "or something is outside the bound (escalation: records sent on un-noised) or lost."
     )
-    widths = (2.0, 1.0, 2.4, 1.2, 1.7, 2.3, 1.6, 1.4, 1.1, 1.2)
+    widths = (2.0, 1.3, 2.4, 1.2, 1.1, 1.2, 1.6, 2.2, 1.5, 1.2)
     grid = Grid(heads, rows, marked=marked, widths=widths, hidden=hidden, note=note)
-    return Section("Budget by block", "budget", (budget_bars(report.blocks, caption), grid))
+    blocks: list[Block] = [budget_bars(report.blocks, caption), grid]
+    if hidden:
+        blocks += [Paragraph("Each gateway, by its worst block:"), _by_gateway(report.blocks)]
+    return Section("Budget by block", "budget", tuple(blocks))
+
+
+def _by_gateway(lines: Sequence[BlockLine]) -> Grid:
+    """A row for each gateway, so that none is missing where most blocks are; the worst first."""
+    groups: dict[str, list[BlockLine]] = {}
+    for line in lines:
+        groups.setdefault(line.budget.gateway, []).append(line)
+    rows = tuple(map(_gateway_row, groups.values()))
+    heads = (
+        *("gateway", "blocks", "most epsilon spent", "of at most", "least remaining"),
+        "blocks with nothing left",
+    )
+    shown, hidden = cut(rows, MOST_BLOCKS)
+    return Grid(heads, shown, widths=(2, 1, 2, 1, 2, 2), hidden=hidden)
+
+
+def _gateway_row(own: Sequence[BlockLine]) -> tuple[str, ...]:
+    worst = own[0].budget
+    least = min(own, key=lambda line: line.budget.remaining_nano / max(1, line.budget.cap_nano))
+    return (
+        worst.name,
+        f"{len(own):,}",
+        words.bound(worst.epsilon),
+        f"{worst.epsilon_cap:g}",
+        f"{words.left(least.budget.remaining_nano, least.budget.cap_nano)} %",
+        f"{sum(not line.budget.remaining_nano for line in own):,}",
+    )
 
 
 def _needs_attention(line: BlockLine) -> bool:
@@ -164,50 +201,26 @@ def _block_row(line: BlockLine) -> tuple[str, ...]:
         budget.name,
         f"{budget.block}{_block_marks(line)}",
         words.when(budget.opened_at),
-        words.rdp(budget.cap_nano),
-        words.rdp(budget.telemetry_nano),
-        f"{words.rdp(budget.released_nano)} / {words.rdp(budget.training_nano)}",
-        words.rdp(budget.remaining_nano),
         words.bound(budget.epsilon),
         f"{budget.epsilon_cap:g}",
         words.bound(line.verified_epsilon),
+        f"{words.taken(budget.telemetry_nano, budget.cap_nano)} %",
+        _retraining(budget),
+        f"{words.left(budget.remaining_nano, budget.cap_nano)} %",
+        words.rdp(budget.cap_nano),
     )
+
+
+def _retraining(budget: BlockBudget) -> str:
+    """What retrainings reserved, and what of it was released where that is less."""
+    reserved = f"{words.taken(budget.training_nano, budget.cap_nano)} %"
+    if budget.released_nano == budget.training_nano:
+        return reserved
+    return f"{reserved} ({words.taken(budget.released_nano, budget.cap_nano)} % released)"
 
 
 def _block_marks(line: BlockLine) -> str:
     """What is special about a block, beside its number."""
     marks = ["lost its budget"] if line.budget.recovered else []
-    marks += [f"without {what}" for what in line.budget.excluded]
+    marks += [f"{what} not covered" for what in line.budget.excluded]
     return f" ({', '.join(marks)})" if marks else ""
-
-
-def projection_section(report: ComplianceReport) -> Section:
-    """How many retrainings like the latest one still fit."""
-    if not report.projections:
-        text = "No retraining was charged yet, so there is no price to project from."
-        return Section("What still fits", "projection", (Paragraph(text),))
-    rows = tuple(
-        (
-            one.name,
-            one.run_id,
-            words.rdp(one.cost_nano),
-            _fits(one.fits),
-            f"{one.fresh}",
-        )
-        for one in report.projections
-    )
-    heads = ("gateway", "latest run", "its cost", "more on open blocks", "on a fresh block")
-    text = (
-        "How many more retrainings with the settings of the latest one the budget carries. When "
-        "none fits, a gateway declines to train on that block; monitoring goes on, and a new block "
-        "starts with a budget of its own. No budget is ever raised for a block that is open."
-    )
-    shown, hidden = cut(rows, MOST_BLOCKS)
-    grid = Grid(heads, shown, widths=(2, 4, 1.5, 4, 2), hidden=hidden)
-    return Section("What still fits", "projection", (Paragraph(text), grid))
-
-
-def _fits(fits: Mapping[int, int]) -> str:
-    """The latest few blocks."""
-    found = [f"block {block}: {count}" for block, count in list(fits.items())[-6:]]
-    return ", ".join(found) or "no block is open"

@@ -15,15 +15,14 @@ from typing import Any
 
 from fedge.errors import FedgeError
 from fedge.review.budget import epsilon_across, worst_first
-from fedge.review.prices import price_run, runs_in_fresh_block
 from fedge.review.report.choices import choice_facts, choices_of
 from fedge.review.report.evidence import accuracy_of, audits_of, estimate_of
+from fedge.review.report.headroom import projection
 from fedge.review.report.keys import key_lines, unpinned_kinds
 from fedge.review.report.model import (
     BlockLine,
     ComplianceReport,
     Integrity,
-    Projection,
     Remark,
 )
 from fedge.review.report.parts import LedgerPart, read_ledger
@@ -60,8 +59,14 @@ def build_report(
     if bundle is None and verdict.accepted:
         raise ValueError("an accepted bundle can be read")
     facts = verdict.facts
-    names = display_names(() if facts is None else ((g.gateway, g.name) for g in facts.gateways))
+    # Of a rejected bundle no text of its maker's is told, and a name may be a sentence.
+    names = display_names(
+        (one.gateway, one.name if verdict.accepted else "")
+        for one in (() if facts is None else facts.gateways)
+    )
     deviation = _deviation(verdict, names)
+    if deviation is None and bundle is not None and facts is not None:
+        deviation = _other_bytes(bundle, facts)
     parts: list[LedgerPart] = []
     if bundle is not None and deviation is None:
         try:
@@ -92,7 +97,7 @@ def build_report(
         remarks=(*_remarks(verdict, names), *standing_remarks(verdict, evidence, names)),
         blocks=lines,
         charges=tuple(charge for part in parts for charge in part.charges),
-        projections=tuple(p for part in parts if (p := _projection(part)) is not None),
+        projections=tuple(p for part in parts if (p := projection(part)) is not None),
         policies=policies,
         incidents=tuple(incident for part in parts for incident in part.incidents),
         integrity=tuple(_integrity(part, evidence) for part in parts),
@@ -125,7 +130,8 @@ def _deviation(verdict: Verdict, names: Mapping[str, str]) -> Remark | None:
     if not verdict.deviations:
         return _disagree("the bundle could not be taken apart")
     first = verdict.deviations[0]
-    file = f"{first.file}: " if first.file and first.entry is None else ""
+    named = first.file and first.entry is None and not first.what.startswith(first.file)
+    file = f"{first.file}: " if named else ""
     return Remark(
         gateway=first.gateway or "",
         name=_name(names, first.gateway),
@@ -134,6 +140,13 @@ def _deviation(verdict: Verdict, names: Mapping[str, str]) -> Remark | None:
         unproven=True,
         kind=first.kind,
     )
+
+
+def _other_bytes(bundle: Bundle, facts: Facts) -> Remark | None:
+    """The file is read once to be verified and once to be told: it may be another by then."""
+    if bundle.sha256 == facts.sha256:
+        return None
+    return _disagree("the file was changed while it was read; ask for it again")
 
 
 def _disagree(what: str) -> Remark:
@@ -177,23 +190,6 @@ def _lines(parts: list[LedgerPart]) -> tuple[BlockLine, ...]:
             BlockLine(budget=budget, verified_nano=own.spent_nano, verified_epsilon=own.epsilon)
         )
     return tuple(found)
-
-
-def _projection(part: LedgerPart) -> Projection | None:
-    run = part.last_run
-    if run is None:
-        return None
-    usable = [budget for budget in part.budgets if not budget.recovered]
-    prices = price_run(usable, run.events)
-    policy = part.policies[-1].policy if part.policies else part.budgets[-1].policy
-    return Projection(
-        gateway=part.ledger.gateway,
-        name=part.ledger.name,
-        run_id=run.run_id,
-        cost_nano=max((price.cost_nano for price in prices), default=0),
-        fits={price.budget.block: price.fits for price in prices},
-        fresh=runs_in_fresh_block(policy, run.events),
-    )
 
 
 def _integrity(part: LedgerPart, evidence: Mapping[str, Mapping[str, Any]]) -> Integrity:

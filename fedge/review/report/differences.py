@@ -41,4 +41,10 @@ def difference_words(one: ClassAccuracy) -> str:
         return "not measured"
     low, high = difference_interval(one.private, one.nonprivate, one.rows)
     found = 100 * (one.private - one.nonprivate)
-    return f"{found:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})"
+    return f"{_signed(found)} points ({_signed(100 * low)} to {_signed(100 * high)})"
+
+
+def _signed(points: float) -> str:
+    """With one digit after the point, or as many more as tell it from 0."""
+    digits = next((n for n in (1, 2, 3) if round(points, n)), 1)
+    return f"{points + 0.0 if round(points, digits) else 0.0:+.{digits}f}"

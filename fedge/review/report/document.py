@@ -12,6 +12,8 @@ LONG_WORD = 24
 """Characters that are never broken across lines: numbers, times, ids of runs. What has more without
 a blank, such as a hash, may be broken."""
 
+HIDDEN_ROWS = "{:,} more rows are not shown; the JSON file of this report holds them all."
+
 Tone = Literal["good", "warn", "bad", "plain"]
 
 

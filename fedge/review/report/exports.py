@@ -141,7 +141,7 @@ def registry_entry(report: ComplianceReport) -> dict[str, Any]:
             "composition": "sum over retrainings and evaluations of a block, plus monitoring's "
             "share, which bounds every single window; fully adaptive, by a filter at one order",
             "post_processing": "releases are computed from noised updates only",
-            "hyperparameters": "chosen on public data",
+            "hyperparameters": _hyperparameters(report),
             "enforced_by": "a ledger on the gateway: reserve, then run, then settle",
             "mechanisms": _mechanisms(report),
         },
@@ -157,15 +157,12 @@ def _epsilon(value: float) -> float | str:
 
 def _deployment_model(report: ComplianceReport) -> dict[str, Any]:
     model = "local to each gateway: noise is added before anything leaves it"
-    trusted = ["each gateway, for its own records"]
     if report.excluded:
         model = "local to each gateway: noise is added before what this bound covers leaves it; "
         model += f"not covered: {words.left_out(report.excluded)}"
-    if "escalation" in report.excluded:
-        trusted.append("the server of the larger model, for the records that are sent on to it")
     return {
         "model": model,
-        "trusted_parties": trusted,
+        "trusted_parties": list(trust_words.trusted(report.excluded)),
         "actors": [
             {"who": who, "sees": sees, "protection": protection}
             for who, sees, protection in trust_words.who_sees_what(report.excluded)
@@ -183,6 +180,16 @@ def _implementation(report: ComplianceReport) -> dict[str, Any]:
         "verification": {**verdict_facts(report), "findings": findings},
         "audits": [audit.name for audit in report.audits] or "no audit evidence",
     }
+
+
+def _hyperparameters(report: ComplianceReport) -> list[str] | str:
+    """What chose the adapter and its settings, of each release that a run made."""
+    trained = [one for one in report.releases if one["adapter"] is not None]
+    return [
+        f"{one['family']} {one['counter']}: {one['choice']}"
+        + (", made on public data alone" if one["study"] else "")
+        for one in trained
+    ] or "not known: no release was made by a run of this bundle"
 
 
 def _units(report: ComplianceReport) -> list[str]:

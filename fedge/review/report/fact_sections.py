@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from fedge.review.report import trust_words, words
 from fedge.review.report.differences import difference_words
-from fedge.review.report.document import Block, Grid, Paragraph, Section, cut
+from fedge.review.report.document import Block, Bullets, Grid, Paragraph, Section, cut
 from fedge.review.report.model import Charge, ComplianceReport, Mechanism
 from fedge.review.report.plots import charge_timeline
 
@@ -17,11 +17,16 @@ def trust_section(report: ComplianceReport) -> Section:
     """Who sees what, and what protects it from them; un-noised records that leave are marked."""
     rows = trust_words.who_sees_what(report.excluded)
     marked = frozenset(place for place, row in enumerate(rows) if "larger model" in row[0])
-    grid = Grid(("who", "sees", "protection"), rows, marked=marked, widths=(2, 4, 4))
-    if not report.excluded:
-        return Section("Who sees what", "trust", (grid,))
-    text = f"Left out of the bound by the ledgers: {'; '.join(words.exclusions(report.excluded))}."
-    return Section("Who sees what", "trust", (Paragraph(text), grid))
+    blocks: list[Block] = []
+    if report.excluded:
+        text = (
+            f"Left out of the bound by the ledgers: {'; '.join(words.exclusions(report.excluded))}."
+        )
+        blocks.append(Paragraph(text))
+    blocks.append(Grid(("who", "sees", "protection"), rows, marked=marked, widths=(2, 4, 4)))
+    blocks.append(Paragraph("What no signature can replace, and has to be trusted:"))
+    blocks.append(Bullets(trust_words.trusted(report.excluded)))
+    return Section("Who sees what, and whom to trust", "trust", tuple(blocks))
 
 
 def charges_section(report: ComplianceReport) -> Section:
@@ -29,11 +34,15 @@ def charges_section(report: ComplianceReport) -> Section:
     if not report.charges:
         text = "Nothing was charged: no report left a gateway and no retraining took place."
         return Section("What was released", "charges", (Paragraph(text),))
-    rows = tuple(_charge_rows(report.charges))
+    rows = tuple(_charge_rows(report))
     shown, hidden = cut(rows, MOST_ROWS)
-    heads = ("gateway", "what", "purpose and mechanism", "released", "cost", "recomputed")
+    heads = (
+        *("gateway", "what", "purpose and mechanism", "released"),
+        *("cost (RDP)", "recomputed (RDP)"),
+    )
     note = (
-        "Cost is what one window or one run charged each block, by the ledger's arithmetic; "
+        "Cost is what one window or one run charged each block, by the ledger's arithmetic, in its "
+        "own unit and as a part of the block's cap (of the smallest, where caps differ); "
         "recomputed is the same by the verifier, from the parameters alone. Windows count against "
         "monitoring's share, of which only the heaviest window of a block matters: a record lies "
         "in one window, and a window's price is that of all records of a subject that count."
@@ -46,14 +55,14 @@ def charges_section(report: ComplianceReport) -> Section:
         names,
         "Every charge, policy and incident that the ledgers hold.",
     )
-    grid = Grid(heads, shown, widths=(1.6, 2.4, 5.2, 1.7, 1.2, 1.7), hidden=hidden, note=note)
+    grid = Grid(heads, shown, widths=(1.6, 2.4, 4.6, 1.7, 2.0, 1.5), hidden=hidden, note=note)
     return Section("What was released", "charges", (timeline, grid))
 
 
-def _charge_rows(charges: Iterable[Charge]) -> Iterable[tuple[str, ...]]:
+def _charge_rows(report: ComplianceReport) -> Iterable[tuple[str, ...]]:
     """Windows with the same mechanism share a row, and so do gateways in the same run."""
     groups: dict[tuple[object, ...], list[Charge]] = {}
-    for charge in charges:
+    for charge in report.charges:
         about = charge.about if charge.kind == "run" else ""
         cost = (charge.ledger_nano, charge.verified_nano)
         key = (charge.kind, about, charge.mechanisms, cost, charge.released > 0)
@@ -62,12 +71,13 @@ def _charge_rows(charges: Iterable[Charge]) -> Iterable[tuple[str, ...]]:
         first = alike[0]
         what = first.about if first.kind == "run" else words.count_of(len(alike), "window")
         blocks = sorted({block for charge in alike for block in charge.blocks})
+        cap = min(report.caps[charge.gateway, b] for charge in alike for b in charge.blocks)
         yield (
             words.listed(sorted({charge.name for charge in alike})),
             f"{what}; {_block_words(blocks)}",
             "; ".join(map(mechanism_words, first.mechanisms)),
             _released_words(alike),
-            words.rdp(first.ledger_nano),
+            f"{words.rdp(first.ledger_nano)} ({words.taken(first.ledger_nano, cap)} %)",
             words.rdp(first.verified_nano),
         )
 
@@ -75,7 +85,7 @@ def _charge_rows(charges: Iterable[Charge]) -> Iterable[tuple[str, ...]]:
 def _block_words(blocks: list[int]) -> str:
     if len(blocks) > 4:
         return f"{len(blocks)} blocks, {blocks[0]} to {blocks[-1]}"
-    return f"block {', '.join(map(str, blocks))}"
+    return f"{'block' if len(blocks) == 1 else 'blocks'} {', '.join(map(str, blocks))}"
 
 
 def _released_words(charges: list[Charge]) -> str:
@@ -109,9 +119,7 @@ def policy_section(report: ComplianceReport) -> Section:
         (
             change.name,
             words.when(change.at),
-            f"epsilon {change.policy.epsilon:g}, delta {words.small(change.policy.delta)}, "
-            f"order {change.policy.alpha}, per {change.policy.unit}, block of "
-            f"{words.block_words(change.policy)}",
+            words.policy_words(change.policy),
             change.reviewer or "nobody signed",
             change.reason or "none given",
         )
@@ -188,9 +196,10 @@ def accuracy_section(report: ComplianceReport) -> Section:
     text = (
         f"Share of right answers by class, {report.accuracy_about}. Noise weighs most on rare "
         "classes: look at the smallest figures, not at the average. The difference is private "
-        "minus without privacy, in points; a range with 0 in it shows no difference. Ranges take "
-        "the rows for independent: where several rows show the same object, the truth is less "
-        "certain. One training of each kind was compared; other noise gives other figures."
+        "minus without privacy, in percentage points; a range that holds 0 leaves open whether "
+        "there is any. Ranges take the rows for independent: where several rows show the same "
+        "object, the truth is less certain. One training of each kind was compared; other noise "
+        "gives other figures. Marked: the class that loses most, where that is over 2 points."
     )
     losses = [_loss(one.private, one.nonprivate) for one in report.accuracy]
     marked = frozenset(p for p, loss in enumerate(losses) if loss == max(losses) and loss > 0.02)
@@ -263,7 +272,8 @@ def estimate_section(report: ComplianceReport) -> Section:
         (one.name, str(one.block), words.bound(one.epsilon), one.method) for one in report.estimates
     )
     text = (
-        "An estimate, not a guarantee: another way of adding up the same charges, which is usually "
+        "An estimate, not a guarantee: another way of adding up the same charges (by privacy loss "
+        "distributions, PLD), which is usually "
         "smaller. It enforces nothing, and it counts what was reserved by name, not monitoring's "
         "whole share. It is made for one block only: of all gateways' blocks the one with the "
         "largest epsilon spent, of several alike the first."

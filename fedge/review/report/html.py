@@ -7,7 +7,15 @@ import re
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from fedge.review.report.document import LONG_WORD, Bullets, Document, Grid, Paragraph, Picture
+from fedge.review.report.document import (
+    HIDDEN_ROWS,
+    LONG_WORD,
+    Bullets,
+    Document,
+    Grid,
+    Paragraph,
+    Picture,
+)
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -33,6 +41,7 @@ def render_html(document: Document) -> str:
     environment.tests["bullets"] = lambda block: isinstance(block, Bullets)
     environment.tests["grid"] = lambda block: isinstance(block, Grid)
     environment.filters["png"] = _png
+    environment.filters["hidden"] = HIDDEN_ROWS.format
     environment.filters["breakable"] = _breakable
     source = templates.joinpath("compliance.html.j2").read_text(encoding="utf-8")
     style = Markup(templates.joinpath("compliance.css").read_text(encoding="utf-8"))  # our own file

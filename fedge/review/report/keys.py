@@ -44,7 +44,7 @@ def key_lines(
             named["reviewer", change.reviewer_key] = change.reviewer
     for one in facts.gateways:
         named["gateway", one.public_key] = names[one.gateway]
-    missing = set(unpinned)
+    missing, order = set(unpinned), tuple(words.WHOSE_KEYS)
     return tuple(
         Key(
             kind=kind,
@@ -53,5 +53,7 @@ def key_lines(
             public_key=key,
             given=kind not in missing,
         )
-        for (kind, key), name in named.items()
+        for (kind, key), name in sorted(
+            named.items(), key=lambda item: (order.index(item[0][0]), item[1], item[0][1])
+        )
     )

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from fedge.review.report import trust_words, words
+from fedge.review.report.advice import about_rejection
 from fedge.review.report.budget_sections import (
     budget_section,
     findings_section,
     guarantee_section,
-    projection_section,
 )
 from fedge.review.report.document import Bullets, Document, Fact, Grid, Paragraph, Section
 from fedge.review.report.exports import processing_record
@@ -23,9 +23,16 @@ from fedge.review.report.fact_sections import (
     release_section,
     trust_section,
 )
+from fedge.review.report.headroom import headroom_words, projection_section
 from fedge.review.report.integrity_sections import integrity_section, key_section
 from fedge.review.report.model import ComplianceReport
-from fedge.review.report.verdict_words import UNREADABLE, as_of_words, headline, tone
+from fedge.review.report.verdict_words import (
+    UNREADABLE,
+    as_of_words,
+    deviation_words,
+    headline,
+    tone,
+)
 from fedge.review.report.visible import visible_document
 
 _MAKERS = {
@@ -76,14 +83,13 @@ def lay_out(report: ComplianceReport) -> Document:
 
 def _sentences(report: ComplianceReport) -> tuple[str, ...]:
     if report.deviation is not None:
-        where = report.deviation.name
-        if report.deviation.entry is not None:
-            where += f", entry {report.deviation.entry}"
-        return (f"First deviation: {where + ': ' if where else ''}{report.deviation.what}.",)
+        what = deviation_words(report.deviation)
+        return (f"First deviation: {what}.", about_rejection(report.deviation))
     lines = list(_conditions(report))
     worst = report.worst
     if worst is None:
-        return (*lines, "No block of data was opened, so nothing was released about any record.")
+        nothing = "No block of data was opened, so nothing was released about any record"
+        return (*lines, f"{nothing}, and there is nothing yet that could be proven.")
     budget = worst.budget
     lines.append(
         f"The most that was spent of any block is epsilon {words.bound(budget.epsilon)} of at most "
@@ -92,6 +98,8 @@ def _sentences(report: ComplianceReport) -> tuple[str, ...]:
     )
     if report.verdict == "proven":
         lines.append(words.plainly(budget.policy, budget.epsilon, report.excluded))
+    if left := headroom_words(report):
+        lines.append(left)
     lines.append(
         f"Replayed: {words.count_of(len(report.blocks), 'block')} at "
         f"{words.count_of(len(report.integrity), 'gateway')}; every charge was calculated again by "
@@ -110,7 +118,7 @@ def _conditions(report: ComplianceReport) -> Iterator[str]:
         named = list(dict.fromkeys(f"{o.name}: {o.what}" if o.name else o.what for o in remarks))
         if named:
             more = f"; and {len(named) - 3} more" if len(named) > 3 else ""
-            yield f"{name}: {'; '.join(named[:3])}{more}. See Findings."
+            yield f"{name}: {'; '.join(named[:3])}{more}. See Findings, also for what to do."
     if not report.pinned:
         whose = ", ".join(words.WHOSE_KEYS[kind] for kind in report.unpinned)
         yield (
@@ -123,9 +131,9 @@ def _conditions(report: ComplianceReport) -> Iterator[str]:
         )
     if report.as_of is not None and report.verdict == "proven":
         yield (
-            f"It holds {as_of_words(report)}, the time of the last countersignature (of several "
-            "ledgers: of the one that has waited longest for its next). What happened later is not "
-            "in it: for that ask for a newer bundle."
+            f"It holds {as_of_words(report)}, the time of the last state of a ledger that was "
+            "countersigned (of several ledgers: of the one that has waited longest for its next). "
+            "What happened later is not in it: for that ask for a newer bundle."
         )
 
 
@@ -143,7 +151,7 @@ def _facts(report: ComplianceReport) -> tuple[Fact, ...]:
     entries = sum(one.entries for one in report.integrity)
     witnessed = sum(one.witnessed for one in report.integrity)
     return (
-        Fact("holds as of" if report.verdict == "proven" else "last head", as_of),
+        Fact("holds as of" if report.verdict == "proven" else "last confirmed", as_of),
         Fact("gateways", str(len(report.integrity))),
         Fact("ledger entries", f"{entries:,}"),
         Fact("of them countersigned", f"{witnessed:,}"),
@@ -162,8 +170,9 @@ def _processing_section(report: ComplianceReport) -> Section:
     )
     text = (
         "Facts for the controller's record of processing activities (Regulation (EU) 2016/679, "
-        "Article 30(1)), from the ledgers and the controller's own file. It is a draft: the "
-        "controller completes and answers for it."
+        "Article 30(1)), from the ledgers and the controller's own file (--controller, or the "
+        "setting of that name for reports on schedule). It is a draft: the controller completes "
+        "and answers for it."
     )
     grid = Grid(("item", "content"), rows, widths=(2, 7))
     return Section("Record of processing", "processing", (Paragraph(text), grid))

@@ -253,8 +253,9 @@ class ComplianceReport:
         made_at, made_by, exporter_key, fedge: which bundle this is about; None and empty where
             that could not be read.
         verified_at: when the verifier ran, seconds since the epoch.
-        as_of: when the ledger that was confirmed longest ago was last confirmed, by the witness's
-            clock, or signed where nobody confirms; None where one never was, or all is rejected.
+        as_of: when the ledger that was confirmed longest ago was as it was last confirmed, by the
+            clock of gateway or witness that says the earlier time, or as it was last signed where
+            nobody confirms; None where one never was, or all is rejected.
         unpinned: kinds of keys that were taken from the bundle itself.
         keys: what signatures were checked with.
         deviation: why the bundle is rejected; then nothing below it is to be believed.
@@ -313,6 +314,11 @@ class ComplianceReport:
     def excluded(self) -> Mapping[str, int]:
         """What ledgers leave out of the bound: in how many blocks, by kind."""
         return dict(sorted(Counter(w for b in self.blocks for w in b.budget.excluded).items()))
+
+    @property
+    def caps(self) -> Mapping[tuple[str, int], int]:
+        """What each block may spend in all, in nano-RDP, by gateway and block."""
+        return {(b.budget.gateway, b.budget.block): b.budget.cap_nano for b in self.blocks}
 
     @property
     def worst(self) -> BlockLine | None:

@@ -12,7 +12,9 @@ from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from fedge.review.report.document import (
+    HIDDEN_ROWS,
     LONG_WORD,
+    Block,
     Bullets,
     Document,
     Grid,
@@ -20,12 +22,16 @@ from fedge.review.report.document import (
     Picture,
     Tone,
 )
+from fedge.review.report.letters import BOLD, REGULAR, drawable, font_file
+from fedge.review.report.visible import with_texts
 
 if TYPE_CHECKING:
     from reportlab.platypus import Flowable
 
-REGULAR, BOLD = "DejaVuSans", "DejaVuSans-Bold"
 MOST_FOOT, PADDING, FRAME = 115, 3.0, 6.0
+MOST_KEPT = 20
+"""Rows of a table that is kept whole with the words before it; a longer one would be taken to a new
+page for them, and leave most of one empty."""
 _PIECE = 12
 """Characters of a longer word that stay together."""
 INK, SOFT, LINE, MARKED = "#1c2126", "#5b6670", "#d9dee3", "#fdf3ec"
@@ -38,12 +44,13 @@ _TONES: dict[Tone, tuple[str, str]] = {
 
 
 def render_pdf(document: Document) -> bytes:
-    """The whole document on A4 pages."""
+    """The whole document on A4 pages; letters that the font lacks are shown by their numbers."""
     from reportlab.lib.pagesizes import A4
     from reportlab.lib.units import mm
     from reportlab.platypus import SimpleDocTemplate
 
     _register_fonts()
+    document = with_texts(document, drawable)
     stream = io.BytesIO()
     template = SimpleDocTemplate(
         stream,
@@ -64,13 +71,12 @@ def render_pdf(document: Document) -> bytes:
 
 
 def _register_fonts() -> None:
-    from matplotlib import get_data_path
     from reportlab.pdfbase import pdfmetrics
     from reportlab.pdfbase.ttfonts import TTFont
 
     for name in (REGULAR, BOLD):
         if name not in pdfmetrics.getRegisteredFontNames():
-            pdfmetrics.registerFont(TTFont(name, f"{get_data_path()}/fonts/ttf/{name}.ttf"))
+            pdfmetrics.registerFont(TTFont(name, font_file(name)))
 
 
 def _foot(document: Document) -> Any:
@@ -125,7 +131,7 @@ class _Story:
             story[-1].keepWithNext = 1
             for block, following in zip_longest(section.blocks, section.blocks[1:]):
                 story += self._block(block)
-                if isinstance(block, Paragraph) and isinstance(following, Grid | Bullets):
+                if isinstance(block, Paragraph) and _belongs(following):
                     story[-1].keepWithNext = 1
         story.append(Spacer(1, 10))
         return [*story, *(self._paragraph(line, self._soft) for line in document.footer)]
@@ -196,7 +202,11 @@ class _Story:
             colWidths=widths,
             repeatRows=1,
         )
-        marks = [("BACKGROUND", (0, 1 + row), (-1, 1 + row), MARKED) for row in grid.marked]
+        marks: list[tuple[Any, ...]] = []
+        for row in (1 + one for one in sorted(grid.marked)):
+            # The bar tells it on a grey print, where the ground does not show.
+            marks.append(("BACKGROUND", (0, row), (-1, row), MARKED))
+            marks.append(("LINEBEFORE", (0, row), (0, row), 2, _TONES["bad"][0]))
         table.setStyle(
             [
                 ("VALIGN", (0, 0), (-1, -1), "TOP"),
@@ -211,9 +221,7 @@ class _Story:
         )
         notes = [grid.note] if grid.note else []
         if grid.hidden:
-            notes.insert(
-                0, f"{grid.hidden} more rows are not shown; compliance.json holds them all."
-            )
+            notes.insert(0, HIDDEN_ROWS.format(grid.hidden))
         return [table, *(self._paragraph(note, self._soft) for note in notes)]
 
     def _picture(self, picture: Picture) -> list[Flowable]:
@@ -222,6 +230,13 @@ class _Story:
         height = self._width * picture.height / picture.width
         image = Image(io.BytesIO(picture.png), width=self._width, height=height)
         return [image, self._paragraph(picture.caption, self._soft)]
+
+
+def _belongs(following: Block | None) -> bool:
+    """Whether what follows words is to stand on the same page."""
+    return isinstance(following, Bullets) or (
+        isinstance(following, Grid) and len(following.rows) <= MOST_KEPT
+    )
 
 
 def column_widths(grid: Grid, width: float, cell: Any, head: Any) -> list[float]:

@@ -7,12 +7,13 @@ too, so that a grey print can be read. matplotlib is loaded when something is dr
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fedge.review.report.document import Picture
+from fedge.review.report.letters import drawable
 from fedge.review.report.model import BlockLine, Charge, Incident, PolicyChange
 from fedge.review.report.visible import shortened
 from fedge.review.report.words import bound
@@ -33,7 +34,7 @@ INCIDENTS = (
     ("lost", "lost release", "1"),
 )
 """Kinds of incident, what the legend calls them, and their marks."""
-MOST_BARS, MOST_LANES = 24, 20
+MOST_BARS, MOST_LANES, MOST_LABEL = 24, 20, 48
 
 
 @contextmanager
@@ -64,7 +65,8 @@ def budget_bars(lines: Sequence[BlockLine], caption: str) -> Picture:
         for place, line in enumerate(shown):
             _bar(axis, place, line)
         axis.axvline(100.0, color=RED, linewidth=1.6, label="cap")
-        names = [shortened(f"{line.budget.name}, block {line.budget.block}", 60) for line in shown]
+        called = _labels(line.budget.name for line in shown)
+        names = [f"{called[line.budget.name]}, block {line.budget.block}" for line in shown]
         axis.set_yticks(range(len(shown)), names)
         axis.set_ylim(len(shown) - 0.4, -0.6)
         axis.set_xlim(0, 118)
@@ -75,6 +77,15 @@ def budget_bars(lines: Sequence[BlockLine], caption: str) -> Picture:
             first.values(), first.keys(), loc="outside upper center", ncols=5, frameon=False
         )
         return _picture(figure, "Budget of each block as a stacked bar", caption)
+
+
+def _labels(names: Iterable[str]) -> dict[str, str]:
+    """What each gateway is called in a picture: in letters that its font has, and no two alike."""
+    found: dict[str, str] = {}
+    for name in dict.fromkeys(names):
+        label = shortened(drawable(name), MOST_LABEL)
+        found[name] = f"{label} #{len(found) + 1}" if label in found.values() else label
+    return found
 
 
 def _bar(axis: Axes, place: int, line: BlockLine) -> None:
@@ -149,7 +160,8 @@ def charge_timeline(
             if own:
                 times, places = zip(*own, strict=True)
                 axis.plot(times, places, linestyle="none", label=label, **look)
-        axis.set_yticks(range(len(lanes)), list(lanes))
+        called = _labels(lanes)
+        axis.set_yticks(range(len(lanes)), [called[name] for name in lanes])
         axis.set_ylim(len(lanes) - 0.4, -0.6)
         _date(axis)
         axis.set_xlabel("time (UTC, by each gateway's own clock)")

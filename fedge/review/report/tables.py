@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fedge.review.report import advice as advise
 from fedge.review.report import words
 from fedge.review.report.budget_sections import weight_of
 from fedge.review.report.model import BlockLine, Charge, ComplianceReport, Mechanism, Remark
@@ -39,12 +39,12 @@ MECHANISMS = (
     *("gateway", "name", "entry", "about", "number", "purpose", "mechanism", "sampling"),
     *("sampling_rate", "noise_multiplier", "releases", "values", "sensitivity_squared", "sigma2"),
 )
-FINDINGS = ("weight", "kind", "gateway", "name", "entry", "what")
+FINDINGS = ("weight", "kind", "gateway", "name", "entry", "what", "what_to_do")
 
 
 def csv_files(report: ComplianceReport) -> dict[str, bytes]:
     """Every block, every charge with its parameters, every finding; the verdict among them."""
-    caps = {(b.budget.gateway, b.budget.block): b.budget.cap_nano for b in report.blocks}
+    caps = report.caps
     return {
         "compliance-blocks.csv": _csv(BLOCKS, (_block(report, line) for line in report.blocks)),
         "compliance-charges.csv": _csv(CHARGES, (_charge(one, caps) for one in report.charges)),
@@ -75,8 +75,8 @@ def _block(report: ComplianceReport, line: BlockLine) -> Row:
         "delta": budget.policy.delta,
         "order": budget.policy.alpha,
         "unit": budget.policy.unit,
-        **{f"{name}_percent_of_cap": _percent(n, budget.cap_nano) for name, n in amounts.items()},
-        "remaining_percent_of_cap": _percent_left(budget.remaining_nano, budget.cap_nano),
+        **{f"{one}_percent_of_cap": words.taken(n, budget.cap_nano) for one, n in amounts.items()},
+        "remaining_percent_of_cap": words.left(budget.remaining_nano, budget.cap_nano),
         "cap_nano_rdp": budget.cap_nano,
         **{f"{name}_nano_rdp": nano for name, nano in amounts.items()},
         "recomputed_nano_rdp": line.verified_nano,
@@ -98,7 +98,7 @@ def _charge(charge: Charge, caps: Mapping[tuple[str, int], int]) -> Row:
         "kind": charge.kind,
         "about": charge.about,
         "blocks": " ".join(map(str, charge.blocks)),
-        "cost_percent_of_cap": _percent(charge.ledger_nano, cap),
+        "cost_percent_of_cap": words.taken(charge.ledger_nano, cap),
         "cost_nano_rdp": charge.ledger_nano,
         "recomputed_nano_rdp": charge.verified_nano,
         "mechanisms": len(charge.mechanisms),
@@ -135,28 +135,20 @@ def _findings(report: ComplianceReport) -> Iterator[Row]:
         verdict = verdict_words(report)
     yield {"weight": "verdict", "what": verdict}
     if report.deviation is not None:
-        yield {"weight": "rejects", **_remark(report.deviation)}
+        advice = advise.about_rejection(report.deviation)
+        yield {"weight": "rejects", **_remark(report.deviation), "what_to_do": advice}
     for remark in report.remarks:
-        yield {"weight": weight_of(remark), **_remark(remark)}
+        advice = advise.what_to_do(remark)
+        yield {"weight": weight_of(remark), **_remark(remark), "what_to_do": advice}
 
 
 def _remark(one: Remark) -> Row:
-    return {name: getattr(one, name) for name in FINDINGS if name != "weight"}
+    return {name: getattr(one, name) for name in ("kind", "gateway", "name", "entry", "what")}
 
 
 def _epsilon(value: float | None) -> str:
     """Rounded up at the third digit after the point, as in the report."""
     return words.bound(value)
-
-
-def _percent(nano: int, cap: int) -> str:
-    """Rounded up, so that nothing that was spent looks like nothing."""
-    return f"{math.ceil(nano * 10_000 / cap) / 100:.2f}" if cap else "no cap"
-
-
-def _percent_left(nano: int, cap: int) -> str:
-    """Rounded down, so that nothing that is gone looks as if it were left."""
-    return f"{nano * 10_000 // cap / 100:.2f}" if cap else "no cap"
 
 
 def _csv(heads: Sequence[str], rows: Iterable[Row]) -> bytes:

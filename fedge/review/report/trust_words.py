@@ -10,9 +10,24 @@ from collections.abc import Collection, Mapping
 from fedge.records import PUBLIC_BY_DESIGN, PrivacyPolicy
 from fedge.review.report.words import EXCLUDED, count_of, exclusions
 
+_EXPLAINED: Mapping[str, str] = {
+    "schema, bins and reference": "the names and kinds of columns, the ranges in which values are "
+    "counted, and the distribution that they are compared with",
+    "participation in runs": "which gateways take part in a retraining, and when",
+}
+"""What people ask about `PUBLIC_BY_DESIGN`."""
+
+_BY_UNIT: Mapping[str, str] = {
+    "record": "The bound is about one record. A person with several records in a block is covered "
+    "by a weaker one, for which this report has no figure; a policy whose unit is the subject "
+    "covers them together.",
+    "subject": "A record without a subject's id counts as a subject of its own: several such "
+    "records of one person are not covered together.",
+}
+
 NOT_SHOWN = (
-    "One bound is about one unit in one block. Somebody who is present in several blocks is "
-    "covered by a weaker bound, given below.",
+    "One bound is about one unit in one block. Somebody who is present in several blocks, of one "
+    "gateway or of several, is covered by a weaker bound, given below.",
     "What holds for many records at once (a fault of a machine type, a habit of a population) "
     "is what the model is meant to learn, and is not protected.",
     "Records on the gateway itself, and the answers it gives to its own callers, never pass "
@@ -60,17 +75,56 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
     ),
 )
 
+_TRUSTED = (
+    "Each gateway and its operator, with the gateway's own records; and that its program clips "
+    "records and draws noise as the ledger says, for which audits are evidence.",
+    "The coordinator, with no secret; but to give a gateway that lost its state the whole history "
+    "back, and to be there when ledgers are to be confirmed.",
+    "Reviewers, to choose a bound that is small enough: whether epsilon and delta are is a "
+    "decision, and nothing here proves it.",
+    "Owners of the keys under Keys to compare, that nobody else holds them.",
+)
+
 GLOSSARY: tuple[tuple[str, str], ...] = (
+    (
+        "gateway, coordinator",
+        "A gateway is the machine that holds records and answers with the model. The coordinator "
+        "is the central server: it gets noised reports and updates, and makes new models of them.",
+    ),
+    (
+        "record, subject",
+        "A record is one request to a gateway with its answer and label; a subject is the person "
+        "or thing that records belong to. The policy says which of them the bound is about: its "
+        "unit.",
+    ),
+    (
+        "window, retraining (run)",
+        "A window is a small number of records on which one monitoring report is made. A "
+        "retraining, or run, improves the model with records of one or more blocks; the small "
+        "part of the model that it changes is called the adapter.",
+    ),
     (
         "epsilon (ε)",
         "The bound. With ε, whatever anyone concludes from all releases becomes at most e^ε times "
-        "more or less likely through one record's presence. Smaller is stronger.",
+        "more or less likely through one unit's presence. Smaller is stronger.",
     ),
     (
         "delta (δ)",
         "The chance, at most, with which the bound may fail to hold. 0.00001 is one in 100,000.",
     ),
-    ("block", "A span of one gateway's data with a budget of its own."),
+    ("block", "A span of one gateway's data with a budget of its own; the cap is all of it."),
+    (
+        "noise, sensitivities",
+        "Random numbers that are added so that one unit does not show. The sensitivity is the most "
+        "that one unit can change the result; noise of 10 sensitivities is ten times as wide. "
+        "Discrete and sampled Gaussian are two kinds of it; a Poisson sample takes each record by "
+        "chance.",
+    ),
+    (
+        "escalation, sketches",
+        "What a task may let out of the bound: records sent on un-noised to a larger model, and "
+        "exact summaries of columns that it declares to be machine data.",
+    ),
     (
         "reserved / spent",
         "A charge is taken before noise is drawn. What is reserved counts as spent, released or "
@@ -79,7 +133,8 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
     (
         "order, RDP",
         "The unit in which the ledger adds up: Rényi differential privacy at one order that the "
-        "policy fixed before any data was seen. It converts to (ε, δ).",
+        "policy fixed before any data was seen. It converts to (ε, δ). Nano-RDP, in files for "
+        "programs, is a billionth of it.",
     ),
     (
         "zero-out adjacency",
@@ -89,6 +144,17 @@ GLOSSARY: tuple[tuple[str, str], ...] = (
         "witness",
         "The coordinator's own key. It countersigns each ledger as it grows: a ledger that was "
         "changed, or cut below what was countersigned, no longer fits.",
+    ),
+    (
+        "entry, head, root, hash",
+        "An entry is one line of a ledger. A hash (SHA-256) is a fingerprint of some bytes that no "
+        "other bytes have. The root is the hash of all entries so far; a head is a root with its "
+        "number of entries and a signature.",
+    ),
+    (
+        "bundle, verifier",
+        "A bundle is the file that holds all ledgers of this report. The verifier is a second "
+        "program that checks it, and shares no code with the one that wrote the ledgers.",
     ),
 )
 
@@ -142,6 +208,19 @@ def unprotected(
         f"{text[:1].upper()}{text[1:]}: allowed by the task, named in the ledger."
         for text in exclusions(excluded)
     )
-    public = tuple(f"Public by design: {text}." for text in PUBLIC_BY_DESIGN)
+    public = tuple(f"Public by design: {_explained(text)}." for text in PUBLIC_BY_DESIGN)
     own = tuple(f"Public by this policy: {text}." for text in policy.public)
-    return (*left_out, *public, *own, evidence, *NOT_SHOWN)
+    return (*left_out, *public, *own, evidence, _BY_UNIT[policy.unit], *NOT_SHOWN)
+
+
+def _explained(text: str) -> str:
+    return f"{text} ({_EXPLAINED[text]})" if text in _EXPLAINED else text
+
+
+def trusted(excluded: Collection[str]) -> tuple[str, ...]:
+    """Who has to be trusted with what, though all signatures are right."""
+    larger = (
+        "The server of the larger model, and whoever runs it, with the records that are sent on to "
+        "it.",
+    )
+    return (*_TRUSTED, *(larger if "escalation" in excluded else ()))

@@ -11,7 +11,7 @@ from typing import Any
 
 from fedge.review.report import words
 from fedge.review.report.document import Tone
-from fedge.review.report.model import ComplianceReport
+from fedge.review.report.model import ComplianceReport, Remark
 
 UNREADABLE = "not readable"
 
@@ -50,6 +50,11 @@ def as_of_words(report: ComplianceReport) -> str:
     return f"as of {words.moment(report.as_of)}"
 
 
+def deviation_words(deviation: Remark) -> str:
+    """What rejects a bundle, after the place where it was found."""
+    return words.place(deviation.name, deviation.entry) + deviation.what
+
+
 def _conditions(report: ComplianceReport) -> str:
     found = ", with reservations" if report.reservations else ""
     if not report.pinned:
@@ -73,6 +78,6 @@ def verdict_facts(report: ComplianceReport) -> dict[str, Any]:
         "as_of": report.as_of,
         "as_of_utc": None if report.as_of is None else words.iso(report.as_of),
         "bundle_sha256": report.bundle_sha256,
-        "deviation": None if deviation is None else deviation.what,
+        "deviation": None if deviation is None else deviation_words(deviation),
         "reservations": list(dict.fromkeys(one.what for one in report.reservations)),
     }

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from fedge.review.report.document import Block, Bullets, Document, Fact, Grid, Paragraph, Section
+from fedge.review.report.document import Block, Bullets, Document, Fact, Grid, Paragraph
 
 MOST_NAME = 40
 """Characters of a name; a longer one is cut, and says so by its last character."""
@@ -20,16 +20,25 @@ MOST_TEXT = 2_000
 """Characters of a cell or paragraph. Whole texts are in the JSON file."""
 
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_BLANK = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180f\u2800\u3164\uffa0"
+) | frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+"""Letters and marks that show nothing: the rest of Unicode's Default_Ignorable_Code_Point, and the
+empty pattern of Braille."""
 _START = 8
 """Digits of a fingerprint that tell gateways of the same name apart."""
 _CUT = "\N{HORIZONTAL ELLIPSIS}"
 
 
 def visible(text: str) -> str:
-    """The text with control, format, bidirectional and unpaired characters as `[U+202E]`."""
+    """The text with each character that hides, or turns others, as its number: `[U+202E]`."""
     if text.isascii() and text.isprintable():
         return text
-    return "".join(f"[U+{ord(c):04X}]" if unicodedata.category(c) in _HIDDEN else c for c in text)
+    return "".join(f"[U+{ord(c):04X}]" if _hides(c) else c for c in text)
+
+
+def _hides(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN or character in _BLANK
 
 
 def shortened(text: str, most: int = MOST_NAME) -> str:
@@ -40,53 +49,57 @@ def shortened(text: str, most: int = MOST_NAME) -> str:
 
 def visible_document(document: Document) -> Document:
     """The same document, every text of it visible and of a bearable length."""
+    return with_texts(document, lambda text: shortened(text, MOST_TEXT))
+
+
+def with_texts(document: Document, change: Callable[[str], str]) -> Document:
+    """The same document, every text in it that a bundle may have a part in changed."""
     return replace(
         document,
-        headline=_text(document.headline),
-        sentences=_texts(document.sentences),
-        facts=tuple(Fact(one.name, _text(one.value)) for one in document.facts),
+        headline=change(document.headline),
+        sentences=tuple(map(change, document.sentences)),
+        facts=tuple(Fact(one.name, change(one.value)) for one in document.facts),
         sections=tuple(
-            Section(_text(one.heading), one.anchor, tuple(map(_block, one.blocks)))
+            replace(one, blocks=tuple(_block(block, change) for block in one.blocks))
             for one in document.sections
         ),
-        footer=_texts(document.footer),
+        footer=tuple(map(change, document.footer)),
     )
 
 
-def _text(text: str) -> str:
-    return shortened(text, MOST_TEXT)
-
-
-def _texts(texts: Iterable[str]) -> tuple[str, ...]:
-    return tuple(map(_text, texts))
-
-
-def _block(block: Block) -> Block:
+def _block(block: Block, change: Callable[[str], str]) -> Block:
     match block:
         case Paragraph():
-            return replace(block, text=_text(block.text))
+            return replace(block, text=change(block.text))
         case Bullets():
-            return Bullets(_texts(block.items))
+            return Bullets(tuple(map(change, block.items)))
         case Grid():
-            return replace(block, rows=tuple(map(_texts, block.rows)), note=_text(block.note))
+            rows = tuple(tuple(map(change, row)) for row in block.rows)
+            return replace(block, rows=rows, note=change(block.note))
         case _:
-            return replace(block, alt=_text(block.alt), caption=_text(block.caption))
+            return replace(block, alt=change(block.alt), caption=change(block.caption))
 
 
 def display_names(gateways: Iterable[tuple[str, str]]) -> Mapping[str, str]:
     """What each gateway is called in a report, by fingerprint; no two are called the same.
 
     Args:
-        gateways: fingerprint and name of each. Where a name is empty, cut, shared by two, or made
-            to look like one of these, the start of the fingerprint is added.
+        gateways: fingerprint and name of each. Where a name is empty, cut, shared by two (also in
+            other letters that read the same), or made to look like one of these, the start
+            of the fingerprint is added.
     """
     named = [(gateway, name, shortened(name)) for gateway, name in gateways]
-    times = Counter(shown for _, _, shown in named)
+    times = Counter(_read(shown) for _, _, shown in named)
     starts = {gateway[:_START] for gateway, _, _ in named}
     digits = _START if len(starts) == len(named) else None
 
     def plain(name: str, shown: str) -> bool:
-        return bool(shown) and shown == name and times[shown] == 1 and "(" not in name
+        return (
+            bool(shown)
+            and shown == name == name.strip()
+            and times[_read(shown)] == 1
+            and "(" not in name
+        )
 
     return {
         gateway: shown
@@ -94,3 +107,8 @@ def display_names(gateways: Iterable[tuple[str, str]]) -> Mapping[str, str]:
         else f"{shortened(name, MOST_NAME - _START - 3)} ({gateway[:digits]})".strip()
         for gateway, name, shown in named
     }
+
+
+def _read(name: str) -> str:
+    """A name as somebody reads it: not by its case, nor by the form or width of its letters."""
+    return unicodedata.normalize("NFKC", name).casefold().strip()

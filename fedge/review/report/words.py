@@ -67,6 +67,12 @@ def count_of(count: int, one: str, many: str = "") -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def place(name: str, entry: int | None) -> str:
+    """Where something was found, as the beginning of a sentence; empty where that is not known."""
+    at = "" if entry is None else f", entry {entry}"
+    return f"{name}{at}: " if name or at else ""
+
+
 def listed(names: Sequence[str], most: int = 6) -> str:
     """Names with commas; beyond `most` only how many."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
@@ -121,6 +127,16 @@ def percent(share: float | None) -> str:
     return "not measured" if share is None else f"{100 * share:.1f} %"
 
 
+def taken(nano: int, cap: int) -> str:
+    """A part of a cap in percent, rounded up, so that nothing spent looks like nothing."""
+    return f"{math.ceil(nano * 10_000 / cap) / 100:.2f}" if cap else "no cap"
+
+
+def left(nano: int, cap: int) -> str:
+    """The same, rounded down, so that nothing that is gone looks as if it were left."""
+    return f"{nano * 10_000 // cap / 100:.2f}" if cap else "no cap"
+
+
 def odds(epsilon: float) -> str:
     """The factor e^epsilon as a plain number, rounded up, so that it is never too small."""
     factor = math.exp(min(epsilon, 50.0))
@@ -152,6 +168,22 @@ def block_words(policy: PrivacyPolicy) -> str:
     if value % 86_400 == 0:
         return f"{count_of(value // 86_400, 'day')} of data"
     return f"{value:,} seconds of data"
+
+
+def policy_words(policy: PrivacyPolicy) -> str:
+    """All that a policy says, but for what it declares as public, in one cell."""
+    unit = (
+        "record" if policy.unit == "record" else f"subject (at most {policy.max_records} records)"
+    )
+    quotas = "".join(
+        f"; quota of {100 * one.share:g} % of the cap for {one.purpose} of "
+        f"{'any task' if one.task == '*' else one.task}"
+        for one in policy.quotas
+    )
+    return (
+        f"epsilon {policy.epsilon:g}, delta {small(policy.delta)}, order {policy.alpha}, per "
+        f"{unit}, block of {block_words(policy)}{quotas}"
+    )
 
 
 def study(summary: Mapping[str, Any]) -> str:
