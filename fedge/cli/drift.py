@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from fedge.cli.drift_tables import plain, show_comparison, show_replay
+from fedge.cli.groups import Group
 from fedge.errors import SettingError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 EXIT_NO_DRIFT, EXIT_UNKNOWN, EXIT_DRIFT = 0, 1, 3
 _MOST_REASONS = 10
 
-app = typer.Typer(help="Judge drift in tables.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Judge drift in tables.", no_args_is_help=True)
 
 
 def _reference_rows(rows: int) -> int:

@@ -126,5 +126,5 @@ def _subjects(subject: str, subject_file: str) -> list[str]:
     except UnicodeDecodeError:
         raise SettingError(f"{subject_file} is not UTF-8") from None  # the error shows the bytes
     if not found:
-        raise SettingError(f"{subject_file} names nobody")
+        raise SettingError(f"{'stdin' if subject_file == '-' else subject_file} names nobody")
     return [line.removesuffix("\r") for line in found]

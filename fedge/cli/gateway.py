@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedge.cli import erase, operate
+from fedge.cli.groups import Group
 from fedge.config import GatewaySettings
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-app = typer.Typer(help="Set up and run a gateway.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Set up and run a gateway.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The gateway's settings file.")]
 CONFIG = Path("gateway.toml")
 
@@ -138,6 +139,7 @@ def _rows(model: Mapping[str, Any]) -> dict[str, object]:
         "on trial": model["trial"],
         "falls back to": model["fallback"],
         "release": worker.get("release"),
+        "refused last": agent.get("refused_reason") or None,
         "worker": _running(worker.get("pid")),
         "restarts": model["worker_restarts"],
         "requests": sum(answered.values()) if answered else None,

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedge.errors import BundleError, SettingError
+from fedge.cli.groups import Group
+from fedge.errors import BundleError, SettingError, StateError
 from fedge.texts import escaped
 
 if TYPE_CHECKING:
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 
 EXIT_REJECTED = 3
 
-app = typer.Typer(help="Show, price, export and verify privacy ledgers.", no_args_is_help=True)
+app = typer.Typer(
+    cls=Group, help="Show, price, export and verify privacy ledgers.", no_args_is_help=True
+)
 
 Gateway = Annotated[
     Path | None,
@@ -156,6 +159,8 @@ def export(
     from fedge.review.evidence import read_controller, with_evidence
 
     found = open_ledgers(gateway, server)
+    if not found.source.gateways:
+        raise StateError("no gateway sent a ledger entry yet: there is nothing to export")
     evidence = evidence_files(audits or FOLDER)
     if audits is not None and not evidence:
         typer.echo(f"fedge: {audits} holds no audit evidence (*.json): none is put in", err=True)

@@ -110,12 +110,13 @@ def open_plan(gateway: Path | None, server: Path | None) -> PlannedRun:
     # The length of the adapter's vector changes no charge.
     planned = plan_training(policy, chosen.settings, dimension=1)
     budgets = worst_first(b for one in source.gateways for b in block_budgets(one))
+    purposes, task = ("training", "evaluation"), "" if settings is None else settings.task
     return PlannedRun(
         plan=planned,
         policy=policy,
-        prices=price_run(budgets, planned.events),
+        prices=price_run(budgets, planned.events, purposes, task),
         gateways=max(1, len(source.gateways)),
-        fresh=runs_in_fresh_block(policy, planned.events),
+        fresh=runs_in_fresh_block(policy, planned.events, purposes, task),
         chosen="the centre's settings say" if settings is None else chosen.described,
         choice=chosen.choice,
     )

@@ -239,19 +239,29 @@ def _accepted(verdict: Verdict) -> str:
     gateways = () if verdict.facts is None else verdict.facts.gateways
     blocks = [block for one in gateways for block in one.blocks]
     entries = sum(one.entries for one in gateways)
-    worst = max((block.epsilon for block in blocks), default=0.0)
-    cap = max((block.epsilon_cap for block in blocks), default=0.0)
-    proven = "proven" if verdict.proven else "accepted, but the guarantee is unproven"
-    if verdict.proven and not verdict.pinned:
-        none = sum(one.kind == "unpinned" for one in verdict.findings) == _KEYS
-        which = "in it" if none else "that were not given"
-        proven = f"proven, if the keys {which} are the right ones"
     as_of = None if verdict.facts is None else verdict.facts.as_of
     since = "as of no signed time" if as_of is None else f"as of {_moment(as_of)} UTC"
+    worst = max(blocks, key=lambda block: block.epsilon / block.epsilon_cap, default=None)
+    spent = "no block"
+    if worst is not None:
+        spent = f"worst block epsilon {worst.epsilon:.3f} of {worst.epsilon_cap:g}"
     return (
-        f"{proven}, {since}: {counted(len(gateways), 'gateway')}, "
-        f"{counted(entries, 'entry', 'entries')}, worst block epsilon {worst:.3f} of {cap:g}"
+        f"{_proven(verdict, bool(blocks))}, {since}: {counted(len(gateways), 'gateway')}, "
+        f"{counted(entries, 'entry', 'entries')}, {spent}"
     )
+
+
+def _proven(verdict: Verdict, bounded: bool) -> str:
+    """How far an accepted bundle proves its bound; without a block there is none."""
+    if not bounded:
+        return "accepted, but nothing is proven: no block was opened yet"
+    if not verdict.proven:
+        return "accepted, but the guarantee is unproven"
+    if verdict.pinned:
+        return "proven"
+    none = sum(one.kind == "unpinned" for one in verdict.findings) == _KEYS
+    which = "in it" if none else "that were not given"
+    return f"proven, if the keys {which} are the right ones"
 
 
 # --- lines ------------------------------------------------------------------------------

@@ -67,18 +67,20 @@ def export_state(
 
 
 def units(
-    folder: Annotated[Path, typer.Argument(help="Where the unit files go.")],
+    folder: Annotated[Path | None, typer.Argument(help="Where the unit files go.")] = None,
     config: Config = Path("/etc/fedge/gateway.toml"),
     address: Annotated[str, typer.Option(help="What the inference port listens on.")] = "8080",
     settings: Annotated[
         bool, typer.Option("--settings", help="Only print a sample gateway.toml for them.")
     ] = False,
 ) -> None:
-    """Write the systemd units of a gateway: hardened, socket-activated, watched."""
+    """Write the systemd units of a gateway into a folder: hardened, socket-activated, watched."""
     from fedge_client.unit_files import sample_settings, write_units
 
     if settings:
         typer.echo(sample_settings(), nl=False)
         return
+    if folder is None:
+        raise typer.BadParameter("name the folder for the units, or give --settings")
     for path in write_units(folder, config, address):
         typer.echo(str(path))

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedge.cli.groups import Group
 from fedge.cli.policy_words import day_of, describe
 from fedge.errors import RecordError, SettingError
 from fedge.identity import Identity
@@ -40,6 +41,7 @@ from fedge.records import (
 from fedge.texts import escaped
 
 app = typer.Typer(
+    cls=Group,
     help="Make, sign and show privacy policies. To change a gateway's policy, make and sign a new "
     "one and put both files into the gateway's state folder before its next start: blocks "
     "that open later follow it, and what open blocks may spend can only fall.",

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from fedge.cli.groups import Group
 from fedge.config import ServerSettings
 
-app = typer.Typer(help="Set up and run the centre.", no_args_is_help=True)
+app = typer.Typer(cls=Group, help="Set up and run the centre.", no_args_is_help=True)
 Config = Annotated[Path, typer.Option("--config", help="The server's settings file.")]
 CONFIG = Path("server.toml")
 EXIT_DRIFT = EXIT_DEVIATION = 3

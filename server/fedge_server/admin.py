@@ -50,14 +50,18 @@ def init_server(
         settings: further keys of `server.toml`, tables as dictionaries.
 
     Raises:
-        SettingError: the folder holds a server already, or a setting or the policy is wrong.
+        SettingError: the folder holds a server already or cannot be made, or a setting or the
+            policy is wrong.
     """
     if (folder / "server.toml").exists():
         raise SettingError(f"{folder} already holds a server; choose another folder")
     allowed, _ = read_policy_and_approval(policy)
     values: Toml = {"data_dir": "data", "policy": "policy.toml", **(settings or {})}
     checked = ServerSettings.parse(values, folder.resolve(), "server.toml")
-    make_folder(folder)
+    try:
+        make_folder(folder)
+    except OSError as error:
+        raise SettingError(f"cannot make the folder {folder}: {error}") from error
     if (choice := _shipped_choice(checked, allowed)) is not None:
         write_file(folder / CHOICE_FILE, choice)
         training = {"choice": CHOICE_FILE, **checked.training.model_dump(exclude_unset=True)}

@@ -34,11 +34,18 @@ def test_no_bracket_is_taken_for_markup(place: str) -> None:
     assert shown == ALL[place].split()
 
 
+def test_nothing_is_left_unsaid() -> None:
+    """Every command and each of its options and positional arguments has a word on its page."""
+    assert [place for place, text in ALL.items() if not text] == []
+
+
 def test_whole_sentences_are_shown() -> None:
     """On the pages themselves."""
     pages = {
         ("policy", "new"): "made where there is none (reviewer.pem)",
+        ("policy", "show"): "A policy file (TOML).",
         ("ledger", "plan"): "by the server's training settings",
+        ("server", "admit"): "64 hex digits, from fedge gateway init.",
     }
     for command, words in pages.items():
         page = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "300"}).output
