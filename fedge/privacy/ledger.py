@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from fedge.errors import ReservationError, SettingError, SignatureError, StateError
-from fedge.privacy.approval import check_approval
+from fedge.errors import ReservationError, StateError
+from fedge.privacy.adoption import check_adoptable, check_goes_on
 from fedge.privacy.chain import Chain
 from fedge.privacy.entries import (
     Adopted,
@@ -30,7 +30,6 @@ from fedge.privacy.entries import (
     all_training,
 )
 from fedge.privacy.grants import Grant
-from fedge.privacy.policy import check_policy
 from fedge.privacy.reading import LedgerReader
 from fedge.privacy.recovery import begins_with, check_chain_of, rebuild
 from fedge.privacy.reservations import Reservation
@@ -66,7 +65,8 @@ class Ledger(LedgerReader):
     Raises:
         StateError: the file holds a ledger of the other sort, of another gateway, or of a later
             build.
-        SettingError: the policy could never release anything, or the approval is not its own.
+        SettingError: the policy could never release anything, the approval is not its own, or
+            under its length of blocks no new one would come.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Ledger(LedgerReader):
         public_key: str | None = None,
         approval: PolicyApproval | None = None,
     ) -> None:
-        _check_adoptable(policy, approval)
+        check_adoptable(policy, approval)
         self.policy, self.approval, self.simulated = policy, approval, simulated
         self._gateway = gateway
         with state.transaction():
@@ -92,6 +92,7 @@ class Ledger(LedgerReader):
                 self._chain.append(Created, gateway=gateway, public_key=public_key)
             self._check_owner()
             self._settling.write_off()
+            self._check_goes_on(clock)
             self._adopt()
 
     # --- blocks and charges -----------------------------------------------------------
@@ -324,6 +325,17 @@ class Ledger(LedgerReader):
         if self._gateway is not None and first.gateway not in (None, self._gateway):
             raise StateError(f"{self._state.path} holds the ledger of gateway {first.gateway}")
 
+    def _check_goes_on(self, clock: Callable[[], float]) -> None:
+        before, _ = self._tables.adopted()
+        if before is not None and before.block != self.policy.block:
+            check_goes_on(
+                before.block,
+                self.policy.block,
+                newest_block=max(self._tables.blocks(), default=-1),
+                now=clock(),
+                next_window=self.next_window,
+            )
+
     def _adopt(self) -> None:
         """Enter the policy where it, or who allowed it, is not what was adopted last."""
         policy, approval = self._tables.adopted()
@@ -331,12 +343,3 @@ class Ledger(LedgerReader):
             return
         self._chain.append(Adopted, policy=self.policy, approval=self.approval)
         self._tables.adopt(self.policy, self.approval)
-
-
-def _check_adoptable(policy: PrivacyPolicy, approval: PolicyApproval | None) -> None:
-    check_policy(policy)
-    if approval is not None:
-        try:
-            check_approval(approval, policy)
-        except SignatureError as error:
-            raise SettingError(f"the policy's approval does not fit: {error}") from error

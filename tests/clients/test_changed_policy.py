@@ -13,7 +13,7 @@ from fedge.identity import Identity
 from fedge.privacy.approval import approve, write_approval
 from fedge.privacy.entries import Adopted, Created, read_entry
 from fedge.privacy.policy import new_policy, read_policy, write_policy
-from fedge.records import PrivacyPolicy
+from fedge.records import BlockLength, PrivacyPolicy
 
 ADA, EVE = (Identity.from_seed(bytes([number]) * 32) for number in (61, 62))
 
@@ -63,6 +63,26 @@ def test_a_stricter_policy_is_entered_and_holds(make_gateway: Callable[..., Gate
     charged = [entry.block for entry in entries if entry.kind == "window"]
     assert charged == [0, 0, 1]
     agent.ledger.check_chain()
+
+
+@pytest.mark.parametrize("value", [1, 16])
+def test_blocks_may_get_shorter_and_never_start_over(
+    make_gateway: Callable[..., Gateway], value: int
+) -> None:
+    """Longer ones would begin at a lower number: all records would lie in the newest block."""
+    gateway = make_gateway(block_windows=2)
+    assert gateway.agent is not None
+    gateway.serve(8 * WINDOW)
+    while gateway.agent.watch_once():
+        pass
+    size = gateway.agent.ledger.size
+    change(gateway, stricter(gateway, block=BlockLength(kind="windows", value=value)))
+
+    if value == 1:
+        assert gateway.start().ledger.size == size + 1
+        return
+    with pytest.raises(SettingError, match=r"16 windows.*with blocks of 2 windows"):
+        gateway.start()
 
 
 def test_only_who_may_approve_changes_it(make_gateway: Callable[..., Gateway]) -> None:

@@ -647,15 +647,14 @@ class TestTwoAgents:
 
 class TestMalice:
     def test_an_older_coordinator(self, centre: RealCentre, gateway: Gateway) -> None:
-        """It does not know the question: entries and statuses go, nothing else, and rounds are
-        declined."""
+        """It does not know the question: only statuses go, and rounds are declined."""
         centre.old = True
         play(gateway, 3)
         agent_of(gateway).report_facts_once()
         push(gateway)
 
         kinds = {Envelope.from_bytes(data).header.kind for data in centre.sent}
-        assert kinds == {"audit", "status"}
+        assert kinds == {"status"}
         assert state_of(gateway) == "unknown"
         with pytest.raises(ParticipationRefusedError, match="ledger-not-in-step"):
             agent_of(gateway).answer(_request(gateway), ARRAYS)

@@ -168,14 +168,14 @@ class Sender:
     def _in_order(self, batch: list[Spooled]) -> list[Spooled]:
         """`batch` without what must wait.
 
-        No ledger entry overtakes one that was passed over: entries beyond a hole at the
-        coordinator would contradict the ledger of a gateway that is recovered up to the hole. Out
-        of step, all of them would be refused one by one. What another witness acknowledges may
-        have reached nobody: to it go statuses alone, of which the next makes up for each.
+        No ledger entry overtakes one that was passed over, and none goes to a coordinator that may
+        know another ledger: entries beyond a hole there would contradict the ledger of a gateway
+        that is recovered up to the hole. What another witness acknowledges may have reached nobody:
+        to it go statuses alone, of which the next makes up for each.
         """
         if self._standing.foreign:
             return [item for item in batch if item.kind == "status"]
-        if self._standing.state == "out-of-step":
+        if self._standing.state != "in-step":
             return [item for item in batch if item.kind != "audit"]
         held = self._held_audit
         if held is None:
