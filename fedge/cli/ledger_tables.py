@@ -229,7 +229,8 @@ def show_verdict(verdict: Verdict) -> None:
         if more > 0:
             _say(console, f"{counted(more, 'more deviation')}; --json shows all")
         return
-    _say(console, _accepted(verdict), "bold green")
+    clear = verdict.proven and verdict.pinned and not verdict.reservations
+    _say(console, _accepted(verdict), "bold green" if clear else "bold yellow")
     for finding in sorted(verdict.findings, key=lambda one: not one.unproven):
         weight = "unproven" if finding.unproven else "note"
         _say(console, f"{weight}: {finding}", "yellow" if finding.unproven else "")
@@ -257,11 +258,12 @@ def _proven(verdict: Verdict, bounded: bool) -> str:
         return "accepted, but nothing is proven: no block was opened yet"
     if not verdict.proven:
         return "accepted, but the guarantee is unproven"
+    proven = "proven, with reservations" if verdict.reservations else "proven"
     if verdict.pinned:
-        return "proven"
+        return proven
     none = sum(one.kind == "unpinned" for one in verdict.findings) == _KEYS
     which = "in it" if none else "that were not given"
-    return f"proven, if the keys {which} are the right ones"
+    return f"{proven}, if the keys {which} are the right ones"
 
 
 # --- lines ------------------------------------------------------------------------------

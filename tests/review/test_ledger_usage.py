@@ -37,7 +37,7 @@ from fedge.review.budget import block_budgets
 from fedge.review.bundle import read_bundle, write_bundle
 from fedge.review.prices import price_run
 from fedge.review.source import BundleSource
-from fedge.review.verifier import Deviation, Finding, Verdict
+from fedge.review.verifier import Deviation, Finding, Verdict, verify_bundle
 from fedge_client.ledger_export import collect_gateway
 
 Run = Callable[..., tuple[int, str, str]]
@@ -314,3 +314,19 @@ def test_an_unsigned_policy_is_priced(run: Run, gateway_folder: Path) -> None:
     """Nobody is an answer; a reviewer will see it."""
     write_policy(fleet_policy(), gateway_folder / "state" / "policy.toml")
     assert run("plan", "--gateway", gateway_folder)[0] == 0
+
+
+@pytest.mark.parametrize("kind", ["exclusion", "recovered"])
+def test_a_verdict_is_not_said_without_its_reservations(
+    bundle: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """In the report's words; what takes nothing from the bound is only a note."""
+    whole = verify_bundle(bundle)
+    assert whole.proven and whole.reservations == ()
+    noted = replace(whole, findings=(Finding(kind=kind, what="block 0 leaves something out"),))
+    show_verdict(noted)
+    first = capsys.readouterr().out.splitlines()[0]
+
+    reserved = kind == "exclusion"
+    assert first.startswith("proven, with reservations, as of") == reserved
+    assert bool(noted.to_json()["reservations"]) == reserved

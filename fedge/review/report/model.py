@@ -13,13 +13,10 @@ from typing import Any, Literal
 
 from fedge.records import PrivacyPolicy
 from fedge.review.budget import BlockBudget
+from fedge.review.verifier import HARMLESS
 
 Verdict = Literal["proven", "unproven", "rejected"]
 KeyKind = Literal["witness", "reviewer", "gateway"]
-
-HARMLESS = frozenset({"unpinned", "lost-draw", "recovered", "quota"})
-"""Kinds of remark that take nothing from a proven bound: what was lost was never sent, a lost
-state only ends budgets, quotas are house rules, and keys are spoken of by themselves."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

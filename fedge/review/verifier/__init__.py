@@ -7,6 +7,7 @@ here opens a socket or writes a file.
 """
 
 from fedge.review.verifier.verdict import (
+    HARMLESS,
     BlockFacts,
     Charge,
     Deviation,
@@ -19,6 +20,7 @@ from fedge.review.verifier.verdict import (
 from fedge.review.verifier.verify import verify_bundle
 
 __all__ = [
+    "HARMLESS",
     "BlockFacts",
     "Charge",
     "Deviation",

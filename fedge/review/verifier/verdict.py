@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+HARMLESS = frozenset({"unpinned", "lost-draw", "recovered", "quota"})
+"""Kinds of finding that take nothing from a proven bound: what was lost was never sent, a lost
+state only ends budgets, quotas are house rules, and keys are spoken of by themselves."""
+
 
 class UnreadableBundleError(Exception):
     """There is no file to judge: it is missing, not readable, or too large to be one."""
@@ -220,7 +224,18 @@ class Verdict:
         """
         return self.facts is not None and all(one.kind != "unpinned" for one in self.findings)
 
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What a proven verdict is not to be read without, such as what the bound leaves out."""
+        found = (one for one in self.findings if not one.unproven and one.kind not in HARMLESS)
+        return tuple(dict.fromkeys(one.what for one in found))
+
     def to_json(self) -> dict[str, Any]:
         """For programs."""
-        said = {"accepted": self.accepted, "proven": self.proven, "pinned": self.pinned}
+        said = {
+            "accepted": self.accepted,
+            "proven": self.proven,
+            "pinned": self.pinned,
+            "reservations": self.reservations,
+        }
         return {**said, **asdict(self)}
