@@ -413,6 +413,7 @@ class Agent:
         return {"status": status, **admin_commands(self.eraser)}
 
     def close(self) -> None:
+        """End in good order: what is under way is stored or ended, and the last heads are kept."""
         self.sender.stop()
         self.telemetry.close()
         self.desk.close()

@@ -64,20 +64,7 @@ def build_report(
         (one.gateway, one.name if verdict.accepted else "")
         for one in (() if facts is None else facts.gateways)
     )
-    deviation = _deviation(verdict, names)
-    if deviation is None and bundle is not None and facts is not None:
-        deviation = _other_bytes(bundle, facts)
-    parts: list[LedgerPart] = []
-    if bundle is not None and deviation is None:
-        try:
-            parts = _parts(bundle, verdict, names)
-        except FedgeError as error:
-            deviation = _disagree(
-                f"the ledger's own replay refuses what the verifier took: {error}"
-            )
-    disagreement = next((part.disagreement for part in parts if part.disagreement), "")
-    if disagreement:
-        deviation, parts = _disagree(disagreement), []
+    parts, deviation = _read(bundle, verdict, names)
     evidence = {} if bundle is None else bundle.source.evidence
     lines = _lines(parts)
     policies = tuple(change for part in parts for change in part.policies)
@@ -109,6 +96,23 @@ def build_report(
         releases=() if bundle is None or not parts else _releases(bundle),
         controller={**evidence.get("controller", {}), **(controller or {})},
     )
+
+
+def _read(
+    bundle: Bundle | None, verdict: Verdict, names: Mapping[str, str]
+) -> tuple[list[LedgerPart], Remark | None]:
+    """What the ledgers say, or nothing of it and why the bundle is rejected."""
+    deviation = _deviation(verdict, names)
+    if deviation is None and bundle is not None and verdict.facts is not None:
+        deviation = _other_bytes(bundle, verdict.facts)
+    if bundle is None or deviation is not None:
+        return [], deviation
+    try:
+        parts = _parts(bundle, verdict, names)
+    except FedgeError as error:
+        return [], _disagree(f"the ledger's own replay refuses what the verifier took: {error}")
+    disagreement = next((part.disagreement for part in parts if part.disagreement), "")
+    return ([], _disagree(disagreement)) if disagreement else (parts, None)
 
 
 def _sha256(facts: Facts | None, file: Path | None) -> str:
